@@ -138,11 +138,15 @@ impl Operation for ToI420 {
         const OP: &str = "to_i420";
         matrix(t, OP, "x", &self.x, self.height * self.width, 48)?;
         let (w, h) = (self.out_width, self.out_height);
-        require(w.is_multiple_of(2) && h.is_multiple_of(2) && w <= 4 * self.width && h <= 4 * self.height && w * h > 0, OP, || {
-            format!("{w}x{h} from {}x{} blocks", self.width, self.height)
-        })?;
+        require(
+            w.is_multiple_of(2) && h.is_multiple_of(2) && w <= 4 * self.width && h <= 4 * self.height && w * h > 0,
+            OP,
+            || format!("{w}x{h} from {}x{} blocks", self.width, self.height),
+        )?;
         let n = w * h * 3 / 2;
-        require(t.dtype(self.y) == DType::U8 && t.shape(self.y).elements() == n, OP, || format!("y must be {n} bytes"))?;
+        require(t.dtype(self.y) == DType::U8 && t.shape(self.y).elements() == n, OP, || {
+            format!("y must be {n} bytes")
+        })?;
         require(self.whole.tensor == self.y && self.whole.end() == n, OP, || "whole is not all of y".to_string())
     }
 

@@ -94,21 +94,45 @@ pub(crate) fn require(ok: bool, op: &'static str, what: impl FnOnce() -> String)
 }
 
 /// A `[rows, cols]` view of the plan's precision that lies inside its tensor.
-pub(crate) fn matrix(t: &Tensors, op: &'static str, name: &str, v: &View, rows: usize, cols: usize) -> Result<(), ComputeError> {
-    require(v.rows == rows && v.cols == cols, op, || format!("{name} is [{}, {}], needs [{rows}, {cols}]", v.rows, v.cols))?;
-    require(v.stride >= v.cols && v.end() <= t.shape(v.tensor).elements(), op, || format!("{name} reaches outside {}", t.name(v.tensor)))?;
-    require(t.dtype(v.tensor) == t.precision().dtype(), op, || format!("{name} is {:?}, needs {:?}", t.dtype(v.tensor), t.precision()))
+pub(crate) fn matrix(
+    t: &Tensors,
+    op: &'static str,
+    name: &str,
+    v: &View,
+    rows: usize,
+    cols: usize,
+) -> Result<(), ComputeError> {
+    require(v.rows == rows && v.cols == cols, op, || {
+        format!("{name} is [{}, {}], needs [{rows}, {cols}]", v.rows, v.cols)
+    })?;
+    require(v.stride >= v.cols && v.end() <= t.shape(v.tensor).elements(), op, || {
+        format!("{name} reaches outside {}", t.name(v.tensor))
+    })?;
+    require(t.dtype(v.tensor) == t.precision().dtype(), op, || {
+        format!("{name} is {:?}, needs {:?}", t.dtype(v.tensor), t.precision())
+    })
 }
 
 /// A whole f32 tensor of `len` elements: a bias, a norm weight, a rotary table.
 pub(crate) fn vector(t: &Tensors, op: &'static str, name: &str, v: Tensor, len: usize) -> Result<(), ComputeError> {
-    require(t.shape(v).elements() == len, op, || format!("{name} has {} elements, needs {len}", t.shape(v).elements()))?;
+    require(t.shape(v).elements() == len, op, || {
+        format!("{name} has {} elements, needs {len}", t.shape(v).elements())
+    })?;
     require(t.dtype(v) == DType::F32, op, || format!("{name} is {:?}, needs F32", t.dtype(v)))
 }
 
 /// `[groups, cols]` rows that apply to `rows / groups` consecutive rows each.
-pub(crate) fn grouped(t: &Tensors, op: &'static str, name: &str, v: &View, rows: usize, cols: usize) -> Result<(), ComputeError> {
-    require(rows.is_multiple_of(v.rows), op, || format!("{rows} rows cannot be split into {} groups of {name}", v.rows))?;
+pub(crate) fn grouped(
+    t: &Tensors,
+    op: &'static str,
+    name: &str,
+    v: &View,
+    rows: usize,
+    cols: usize,
+) -> Result<(), ComputeError> {
+    require(rows.is_multiple_of(v.rows), op, || {
+        format!("{rows} rows cannot be split into {} groups of {name}", v.rows)
+    })?;
     matrix(t, op, name, v, v.rows, cols)
 }
 

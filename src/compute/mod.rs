@@ -1,0 +1,128 @@
+//! The safe compute surface: tensors, plans recorded once, and the executors that replay them.
+//!
+//! This layer checks shapes, types, sizes and aliasing and returns errors; the layers below trust it. A model builds
+//! [`plan::Plan`]s out of [`op::Op`]s; an [`Executor`] holds the weights, the sessions' states and one arena, and runs
+//! plans. The same plan runs on every executor:
+//!
+//! - [`cpu`]: native code, no Vulkan needed;
+//! - [`gpu`]: Vulkan, one hand-written SPIR-V kernel for each operation and precision;
+//! - `reference`: plain loops, the truth that the other two are tested against.
+//!
+//! Nothing here knows what a model is, and nothing above names a Vulkan type.
+
+pub mod cpu;
+pub mod op;
+pub mod plan;
+pub mod profile;
+pub mod reference;
+pub mod tensor;
+pub mod weights;
+
+use std::sync::Arc;
+
+pub use plan::{Plan, PlanBuilder, StateLayout};
+pub use profile::Profile;
+pub use tensor::{DType, Param, Precision, Shape, Tensor, View};
+pub use weights::{Storage, WeightSet};
+
+/// What can go wrong between a plan and a device.
+#[derive(Debug, thiserror::Error)]
+pub enum ComputeError {
+    #[error("{op}: {what}")]
+    Shape { op: &'static str, what: String },
+    #[error("no weight is named {name}")]
+    UnknownWeight { name: String },
+    #[error("{tensor} is read at {step} before anything is written to it")]
+    Unwritten { tensor: String, step: String },
+    #[error("run of {plan}: {what}")]
+    Run { plan: String, what: String },
+    #[error("{what} needs {bytes} bytes, more than the device has left")]
+    OutOfMemory { what: String, bytes: u64 },
+    #[error("the device was lost: {what}")]
+    DeviceLost { what: String },
+    #[error("no usable device: {what}")]
+    NoDevice { what: String },
+    #[error("{what}")]
+    Device { what: String },
+}
+
+/// Which kind of machine executes plans: the executor tier of a session value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeviceKind {
+    Cpu,
+    /// A Vulkan driver that runs on a GPU.
+    VulkanGpu,
+    /// A Vulkan driver that runs on the CPU, such as lavapipe.
+    VulkanCpu,
+    Reference,
+}
+
+/// What an executor runs on, for logs, status and profiles.
+#[derive(Clone, Debug)]
+pub struct DeviceInfo {
+    pub kind: DeviceKind,
+    /// As the driver or the processor names itself.
+    pub name: String,
+    pub precision: Precision,
+    /// Kernel tier and whatever else decides how results come about, in words.
+    pub detail: String,
+    /// Memory for weights, arenas and states in bytes; 0 if unknown.
+    pub memory_bytes: u64,
+}
+
+/// A plan that an executor has prepared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PlanId(pub(crate) usize);
+
+/// A session's state on an executor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StateId(pub(crate) usize);
+
+/// Where a run puts an output. The length must be the tensor's number of elements.
+pub enum Output<'a> {
+    F32(&'a mut [f32]),
+    Bytes(&'a mut [u8]),
+}
+
+/// One replay of a plan.
+pub struct Run<'a> {
+    pub plan: PlanId,
+    pub state: StateId,
+    /// Every input of the plan with its values; rounded to the tensor's type.
+    pub inputs: &'a [(Tensor, &'a [f32])],
+    pub params: &'a [u32],
+    /// Any of the plan's outputs.
+    pub outputs: &'a mut [(Tensor, Output<'a>)],
+    /// Filled with a time for each step, at the price of a slower run.
+    pub profile: Option<&'a mut Profile>,
+}
+
+/// A device that holds weights and states and runs plans. Not shared between threads: one worker owns it.
+///
+/// A run depends only on the plan, the weights, the session's state, the inputs and the params: never on which other
+/// sessions exist or ran before. That is what makes a session a value.
+pub trait Executor: Send {
+    fn device(&self) -> &DeviceInfo;
+
+    /// Uploads a model's weights; called once, before any plan is prepared.
+    fn load_weights(&mut self, weights: &Arc<WeightSet>) -> Result<(), ComputeError>;
+
+    /// Makes a plan ready to run: memory, pipelines, recordings. The plan's weights must be loaded.
+    fn prepare(&mut self, plan: Arc<Plan>) -> Result<PlanId, ComputeError>;
+
+    /// A new state of zeros.
+    fn create_state(&mut self, layout: &Arc<StateLayout>) -> Result<StateId, ComputeError>;
+
+    /// Gives a state's memory back. Unknown ids are ignored.
+    fn destroy_state(&mut self, state: StateId);
+
+    /// Reads entry `index` of a state's layout.
+    fn read_state(&mut self, state: StateId, index: usize, out: &mut [f32]) -> Result<(), ComputeError>;
+
+    /// Overwrites entry `index` of a state's layout.
+    fn write_state(&mut self, state: StateId, index: usize, values: &[f32]) -> Result<(), ComputeError>;
+
+    /// Runs a plan to its end and copies the outputs out.
+    fn run(&mut self, run: Run<'_>) -> Result<(), ComputeError>;
+}

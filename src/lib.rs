@@ -1,0 +1,3 @@
+//! gamegend: a system daemon that generates playable open-world game video.
+
+pub mod compute;
