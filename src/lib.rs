@@ -1,3 +1,5 @@
 //! gamegend: a system daemon that generates playable open-world game video.
 
 pub mod compute;
+pub mod config;
+pub mod proto;

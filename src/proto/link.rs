@@ -1,0 +1,152 @@
+//! What the roles of one daemon tell each other: postcard messages, descriptors beside them, over socket pairs.
+//!
+//! Both ends are the same build; the first message on every link is `Hello`, and a mismatch ends the process that sees it.
+//! Descriptors travel with the message whose doc comment names them.
+
+use serde::{Deserialize, Serialize};
+
+use super::api::{Vocabulary, WorkerStats};
+
+/// Raised whenever a message below changes.
+pub const LINK_VERSION: u32 = 1;
+
+/// Identity of a build: package version and link version.
+pub fn build_id() -> String {
+    format!("{} link {LINK_VERSION}", env!("CARGO_PKG_VERSION"))
+}
+
+/// A session's number inside one daemon run; outside it is shown as an opaque id.
+pub type SessionNumber = u64;
+
+/// What a worker needs to make frames for a session: all of it is part of the session's value.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OpenSession {
+    pub session: SessionNumber,
+    pub prompt: String,
+    pub width: u32,
+    pub height: u32,
+    pub fps: u32,
+    pub steps: u32,
+    pub seed: u64,
+    pub perspective: Option<String>,
+    /// `Some(n)`: n frames as fast as the device allows, none lost. `None`: real time at `fps`.
+    pub frames: Option<u32>,
+    pub environment: Environment,
+    pub instruction: Option<String>,
+    /// True if a second descriptor is a snapshot to continue from.
+    pub from_snapshot: bool,
+    /// A continuation after a crash keeps its tick numbers; one that a client asked for begins at 0.
+    pub keep_tick: bool,
+}
+
+/// The structured part of an instruction; the words are the model's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Environment {
+    pub weather: Option<String>,
+    pub lighting: Option<String>,
+    pub effects: Option<String>,
+}
+
+/// From the api to a worker.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum ToWorker {
+    Hello {
+        build: String,
+    },
+    /// Descriptors: the control block (the worker maps it read-only), then, if `from_snapshot`, a memory object or file
+    /// with a snapshot at its start.
+    Open(Box<OpenSession>),
+    /// New text for InstructNet; acts at the next tick and counts as control `seq`.
+    Instruct {
+        session: SessionNumber,
+        seq: u32,
+        environment: Environment,
+        instruction: Option<String>,
+    },
+    Close {
+        session: SessionNumber,
+    },
+}
+
+/// From a worker to the api.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum FromWorker {
+    Hello {
+        build: String,
+        about: Box<AboutWorker>,
+    },
+    /// Descriptor: the session's frame ring, read-only.
+    Opened {
+        session: SessionNumber,
+    },
+    /// Frame `tick` is in the ring.
+    Frame {
+        session: SessionNumber,
+        tick: u64,
+    },
+    /// The last frame of a stored generation is in the ring, or the session was closed.
+    Finished {
+        session: SessionNumber,
+        frames: u64,
+    },
+    /// The session cannot go on; others do.
+    Failed {
+        session: SessionNumber,
+        code: String,
+        message: String,
+    },
+    Stats(WorkerStats),
+}
+
+/// What a worker is, told once.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AboutWorker {
+    pub pid: u32,
+    pub device: String,
+    pub device_kind: String,
+    pub device_why: String,
+    pub precision: String,
+    pub sandbox: String,
+    pub model: String,
+    pub model_hash: String,
+    pub parameters: u64,
+    pub vocabulary: Vocabulary,
+}
+
+/// From the parent to the api.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum ToApi {
+    /// Descriptors: the HTTP listener, then the Unix socket's listener.
+    Start { build: String, config: Box<crate::config::Config>, sandbox: String },
+    /// A worker runs. Descriptor: the link to it.
+    WorkerUp { generation: u32 },
+    /// The worker is gone; `reason` is what the log says; `retry` tells whether another one follows.
+    WorkerDown { generation: u32, reason: String, retry: bool },
+    /// Finish what is stored, refuse what is new, then exit.
+    Drain,
+}
+
+/// From the api to the parent: a closed set, checked again on arrival.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum FromApi {
+    /// Requests are answered now.
+    Ready { build: String },
+}
+
+/// From the parent to a worker.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum ToWorkerFromParent {
+    /// Descriptor: the link to the api.
+    Start { build: String, config: Box<crate::config::Config>, sandbox: String },
+    /// The api was restarted. Descriptor: the link to the new one.
+    NewApi,
+    /// End after the current tick.
+    Drain,
+}
+
+/// From a worker to the parent.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum FromWorkerToParent {
+    /// The model is loaded. One line for the log: device and why.
+    Ready { build: String, summary: String },
+}
