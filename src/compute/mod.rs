@@ -15,7 +15,10 @@ pub mod op;
 pub mod plan;
 pub mod profile;
 pub mod reference;
+mod run;
 pub mod tensor;
+#[doc(hidden)]
+pub mod testing;
 pub mod weights;
 
 use std::sync::Arc;
