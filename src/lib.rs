@@ -3,3 +3,5 @@
 pub mod compute;
 pub mod config;
 pub mod proto;
+#[allow(unsafe_code)]
+pub mod vk;

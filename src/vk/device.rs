@@ -1,0 +1,377 @@
+//! A logical device: one compute queue, its timeline, its memory.
+
+use std::ffi::CString;
+use std::fmt;
+use std::mem::ManuallyDrop;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ash::{ext, khr, vk};
+use gpu_allocator::vulkan::{Allocator, AllocatorCreateDesc};
+use gpu_allocator::{AllocationSizes, AllocatorDebugSettings};
+
+use super::VkError;
+use super::instance::{DeviceEntry, Instance};
+
+/// How long one submission may take. Software drivers compile their kernels at the first dispatch, which takes seconds
+/// for each of them; a hung GPU is reset by its driver long before.
+const RUN_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Memory is taken from the driver in blocks of this size; larger buffers get their own.
+const BLOCK_BYTES: u64 = 64 << 20;
+
+/// Optional abilities of a device that are switched on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Features {
+    /// 16-bit floats in arithmetic and in storage.
+    pub float16: bool,
+    /// 8-bit integers in arithmetic and in storage.
+    pub int8: bool,
+    pub int16: bool,
+    pub int64: bool,
+    /// A kernel may ask for full subgroups and for their size.
+    pub subgroup_size_control: bool,
+    /// `VK_KHR_cooperative_matrix`.
+    pub cooperative_matrix: bool,
+}
+
+/// Limits that a dispatch or a profile must know.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub grid_max: [u32; 3],
+    pub shared_bytes: u32,
+    pub subgroup_size: u32,
+    /// Nanoseconds of one timestamp step; `None` if the queue has no timestamps.
+    pub timestamp_ns: Option<f64>,
+    /// The bits of a timestamp that count.
+    pub timestamp_mask: u64,
+    /// Memory of the device in bytes.
+    pub memory_bytes: u64,
+}
+
+/// Taken by whoever uses memory that host and device share. See the parent module.
+pub(super) struct Turn {
+    pub(super) queue: vk::Queue,
+    /// Value of the timeline when everything submitted is done.
+    pub(super) value: u64,
+}
+
+pub(super) struct DeviceShared {
+    pub(super) raw: ash::Device,
+    pub(super) allocator: ManuallyDrop<Mutex<Allocator>>,
+    pub(super) timeline: vk::Semaphore,
+    pub(super) turn: Mutex<Turn>,
+    /// Set when a submission failed to end: see [`DeviceShared::lost`].
+    lost: AtomicBool,
+    debug: Option<ext::debug_utils::Device>,
+    pub(super) family: u32,
+    pub(super) properties: vk::PhysicalDeviceProperties,
+    entry: DeviceEntry,
+    features: Features,
+    limits: Limits,
+    /// Last: the instance must outlive the device.
+    instance: Instance,
+}
+
+/// A logical device. Clones share it.
+#[derive(Clone)]
+pub struct Device(pub(super) Arc<DeviceShared>);
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Device").field("entry", &self.0.entry).finish_non_exhaustive()
+    }
+}
+
+impl Device {
+    /// Opens physical device `index` of the instance with every optional feature that it has.
+    ///
+    /// Errors: [`VkError::NoDevice`]; [`VkError::Unsupported`] naming what Vulkan 1.3 feature is missing.
+    pub fn open(instance: &Instance, index: usize) -> Result<Device, VkError> {
+        let all = instance.physical_devices()?;
+        let physical = *all.get(index).ok_or(VkError::NoDevice { index, count: all.len() })?;
+        let entry = instance.devices()?.swap_remove(index);
+        let api = &instance.shared.raw;
+        // SAFETY: needs a device of this instance, which `physical` is.
+        let properties = unsafe { api.get_physical_device_properties(physical) };
+        let unsupported = |what: &str| VkError::Unsupported { name: entry.name.clone(), what: what.to_string() };
+        if properties.api_version < vk::API_VERSION_1_3 {
+            return Err(unsupported("Vulkan 1.3"));
+        }
+        let (family, timestamp_bits) =
+            compute_family(instance, physical).ok_or_else(|| unsupported("a compute queue"))?;
+        let (raw, features) = create(instance, physical, family).map_err(|e| match e {
+            CreateError::Missing(what) => unsupported(what),
+            CreateError::Call(e) => e,
+        })?;
+        let limits = limits(instance, physical, &properties, timestamp_bits);
+        let timeline = match create_timeline(&raw) {
+            Ok(timeline) => timeline,
+            Err(e) => {
+                // SAFETY: needs that no child is left; none was created.
+                unsafe { raw.destroy_device(None) };
+                return Err(e);
+            }
+        };
+        let allocator = match create_allocator(instance, physical, &raw) {
+            Ok(allocator) => allocator,
+            Err(e) => {
+                // SAFETY: needs an idle semaphore of this device; nothing was submitted.
+                unsafe { raw.destroy_semaphore(timeline, None) };
+                // SAFETY: needs that no child is left; the semaphore was the only one.
+                unsafe { raw.destroy_device(None) };
+                return Err(e);
+            }
+        };
+        // SAFETY: needs a family and an index that the device was created with: `family` and one queue.
+        let queue = unsafe { raw.get_device_queue(family, 0) };
+        let debug = instance.shared.debug.then(|| ext::debug_utils::Device::new(api, &raw));
+        Ok(Device(Arc::new(DeviceShared {
+            raw,
+            allocator: ManuallyDrop::new(Mutex::new(allocator)),
+            timeline,
+            turn: Mutex::new(Turn { queue, value: 0 }),
+            lost: AtomicBool::new(false),
+            debug,
+            family,
+            properties,
+            entry,
+            features,
+            limits,
+            instance: instance.clone(),
+        })))
+    }
+
+    pub fn entry(&self) -> &DeviceEntry {
+        &self.0.entry
+    }
+
+    pub fn features(&self) -> Features {
+        self.0.features
+    }
+
+    pub fn limits(&self) -> &Limits {
+        &self.0.limits
+    }
+
+    pub fn instance(&self) -> &Instance {
+        &self.0.instance
+    }
+}
+
+impl DeviceShared {
+    /// Takes the turn. Errors: [`VkError::DeviceLost`] for ever after a submission did not end.
+    pub(super) fn turn(&self, what: &str) -> Result<MutexGuard<'_, Turn>, VkError> {
+        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.lost() { Err(VkError::DeviceLost { what: what.to_string() }) } else { Ok(turn) }
+    }
+
+    /// True after a submission did not end: the device may still use its objects, so that they must not be destroyed.
+    pub(super) fn lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
+    }
+
+    /// Submits a recording and waits for its end.
+    ///
+    /// # Safety
+    /// `commands` is an executable command buffer of this device, and all that it uses lives until this returns without
+    /// an error; after an error, for ever.
+    pub(super) unsafe fn run(&self, commands: vk::CommandBuffer, name: &str) -> Result<(), VkError> {
+        let mut turn = self.turn(name)?;
+        let value = turn.value + 1;
+        let commands = [vk::CommandBufferSubmitInfo::default().command_buffer(commands)];
+        let signals = [vk::SemaphoreSubmitInfo::default()
+            .semaphore(self.timeline)
+            .value(value)
+            .stage_mask(vk::PipelineStageFlags2::ALL_COMMANDS)];
+        let submit = [vk::SubmitInfo2::default().command_buffer_infos(&commands).signal_semaphore_infos(&signals)];
+        // SAFETY: needs exclusive use of the queue, which the turn gives, an executable command buffer that is not
+        // pending (the caller's promise; it is waited for below), and a value above the semaphore's (it only counts up).
+        unsafe { self.raw.queue_submit2(turn.queue, &submit, vk::Fence::null()) }
+            .map_err(|e| self.failed("vkQueueSubmit2", e))?;
+        turn.value = value;
+        let (semaphores, values) = ([self.timeline], [value]);
+        let wait = vk::SemaphoreWaitInfo::default().semaphores(&semaphores).values(&values);
+        // SAFETY: needs live timeline semaphores of this device; `timeline` lives as long as `self`.
+        let done = unsafe { self.raw.wait_semaphores(&wait, RUN_TIMEOUT.as_nanos() as u64) };
+        done.map_err(|e| {
+            self.lost.store(true, Ordering::Release);
+            VkError::DeviceLost { what: format!("{name} ({e})") }
+        })
+    }
+
+    /// The error of a call; remembers a lost device.
+    pub(super) fn failed(&self, call: &'static str, result: vk::Result) -> VkError {
+        if result == vk::Result::ERROR_DEVICE_LOST {
+            self.lost.store(true, Ordering::Release);
+        }
+        VkError::from_call(call, result)
+    }
+
+    /// Gives an object a name in validation messages and captures.
+    pub(super) fn name(&self, object: impl vk::Handle, name: &str) {
+        let Some(debug) = &self.debug else { return };
+        let Ok(name) = CString::new(name) else { return };
+        let info = vk::DebugUtilsObjectNameInfoEXT::default().object_handle(object).object_name(&name);
+        // SAFETY: needs a live object of this device, used by no other thread: callers name what they just created.
+        // A failure costs only the name.
+        let _ = unsafe { debug.set_debug_utils_object_name(&info) };
+    }
+}
+
+impl Drop for DeviceShared {
+    fn drop(&mut self) {
+        if self.lost() {
+            // The device may still be working: its objects and its instance stay until the process ends.
+            std::mem::forget(self.instance.clone());
+            return;
+        }
+        // SAFETY: needs that no one uses the allocator afterwards; this is `drop`, and buffers hold an `Arc` of `self`.
+        unsafe { ManuallyDrop::drop(&mut self.allocator) };
+        // SAFETY: needs an idle semaphore: every submission was waited for, or the device would be lost.
+        unsafe { self.raw.destroy_semaphore(self.timeline, None) };
+        // SAFETY: needs that every child is gone: each holds an `Arc` of `self`, and the rest was destroyed above.
+        unsafe { self.raw.destroy_device(None) };
+    }
+}
+
+/// The queue family for compute with its timestamp bits; one without graphics if there is one, since such a queue does
+/// not share its time with a display.
+fn compute_family(instance: &Instance, physical: vk::PhysicalDevice) -> Option<(u32, u32)> {
+    // SAFETY: needs a device of this instance, which `physical` is.
+    let families = unsafe { instance.shared.raw.get_physical_device_queue_family_properties(physical) };
+    let compute = families.iter().enumerate().filter(|(_, f)| f.queue_flags.contains(vk::QueueFlags::COMPUTE));
+    let best = compute.min_by_key(|(_, f)| f.queue_flags.contains(vk::QueueFlags::GRAPHICS));
+    best.map(|(i, f)| (i as u32, f.timestamp_valid_bits))
+}
+
+enum CreateError {
+    Missing(&'static str),
+    Call(VkError),
+}
+
+/// Creates the device with one queue and what it has of the features.
+fn create(
+    instance: &Instance,
+    physical: vk::PhysicalDevice,
+    family: u32,
+) -> Result<(ash::Device, Features), CreateError> {
+    let api = &instance.shared.raw;
+    // SAFETY: needs a device of this instance, which `physical` is.
+    let extensions = unsafe { api.enumerate_device_extension_properties(physical) }.unwrap_or_default();
+    let matrix_name = khr::cooperative_matrix::NAME;
+    let has_matrix = extensions.iter().any(|e| e.extension_name_as_c_str() == Ok(matrix_name));
+
+    let (mut has11, mut has12, mut has13) = Default::default();
+    let mut has_coop = vk::PhysicalDeviceCooperativeMatrixFeaturesKHR::default();
+    let mut has = vk::PhysicalDeviceFeatures2::default()
+        .push_next::<vk::PhysicalDeviceVulkan11Features<'_>>(&mut has11)
+        .push_next::<vk::PhysicalDeviceVulkan12Features<'_>>(&mut has12)
+        .push_next::<vk::PhysicalDeviceVulkan13Features<'_>>(&mut has13);
+    if has_matrix {
+        has = has.push_next(&mut has_coop);
+    }
+    // SAFETY: needs a chain of structures that the device knows: core ones of 1.3 and one whose extension it lists.
+    unsafe { api.get_physical_device_features2(physical, &mut has) };
+    let core = has.features;
+    let required = [
+        (has12.buffer_device_address, "bufferDeviceAddress"),
+        (has12.timeline_semaphore, "timelineSemaphore"),
+        (has13.synchronization2, "synchronization2"),
+    ];
+    if let Some((_, missing)) = required.iter().find(|(present, _)| *present == vk::FALSE) {
+        return Err(CreateError::Missing(missing));
+    }
+    let features = Features {
+        float16: has12.shader_float16 != 0 && has11.storage_buffer16_bit_access != 0,
+        int8: has12.shader_int8 != 0 && has12.storage_buffer8_bit_access != 0,
+        int16: core.shader_int16 != 0,
+        int64: core.shader_int64 != 0,
+        subgroup_size_control: has13.subgroup_size_control != 0 && has13.compute_full_subgroups != 0,
+        cooperative_matrix: has_matrix && has_coop.cooperative_matrix != 0 && has12.vulkan_memory_model != 0,
+    };
+
+    let mut use11 = vk::PhysicalDeviceVulkan11Features::default().storage_buffer16_bit_access(features.float16);
+    let mut use12 = vk::PhysicalDeviceVulkan12Features::default()
+        .buffer_device_address(true)
+        .timeline_semaphore(true)
+        .shader_float16(features.float16)
+        .shader_int8(features.int8)
+        .storage_buffer8_bit_access(features.int8)
+        .vulkan_memory_model(has12.vulkan_memory_model != 0)
+        .vulkan_memory_model_device_scope(has12.vulkan_memory_model_device_scope != 0);
+    let mut use13 = vk::PhysicalDeviceVulkan13Features::default()
+        .synchronization2(true)
+        .maintenance4(has13.maintenance4 != 0)
+        .subgroup_size_control(features.subgroup_size_control)
+        .compute_full_subgroups(features.subgroup_size_control);
+    let mut use_coop = vk::PhysicalDeviceCooperativeMatrixFeaturesKHR::default().cooperative_matrix(true);
+    let mut wanted = vk::PhysicalDeviceFeatures2::default()
+        .features(vk::PhysicalDeviceFeatures::default().shader_int16(features.int16).shader_int64(features.int64))
+        .push_next(&mut use11)
+        .push_next(&mut use12)
+        .push_next(&mut use13);
+    let mut names = Vec::new();
+    if features.cooperative_matrix {
+        wanted = wanted.push_next(&mut use_coop);
+        names.push(matrix_name.as_ptr());
+    }
+    let queues = [vk::DeviceQueueCreateInfo::default().queue_family_index(family).queue_priorities(&[1.0])];
+    let info = vk::DeviceCreateInfo::default()
+        .queue_create_infos(&queues)
+        .enabled_extension_names(&names)
+        .push_next(&mut wanted);
+    // SAFETY: needs features and extensions that the device has: each one is switched on only if it was reported above.
+    let raw = unsafe { api.create_device(physical, &info, None) }
+        .map_err(|e| CreateError::Call(VkError::from_call("vkCreateDevice", e)))?;
+    Ok((raw, features))
+}
+
+fn limits(
+    instance: &Instance,
+    physical: vk::PhysicalDevice,
+    properties: &vk::PhysicalDeviceProperties,
+    timestamp_bits: u32,
+) -> Limits {
+    let api = &instance.shared.raw;
+    let mut subgroup = vk::PhysicalDeviceSubgroupProperties::default();
+    let mut all = vk::PhysicalDeviceProperties2::default().push_next(&mut subgroup);
+    // SAFETY: needs a chain of structures that the device knows; this one is core since 1.1.
+    unsafe { api.get_physical_device_properties2(physical, &mut all) };
+    // SAFETY: needs a device of this instance, which `physical` is.
+    let memory = unsafe { api.get_physical_device_memory_properties(physical) };
+    let heaps = memory.memory_heaps_as_slice().iter();
+    let local = heaps.filter(|h| h.flags.contains(vk::MemoryHeapFlags::DEVICE_LOCAL)).map(|h| h.size);
+    Limits {
+        grid_max: properties.limits.max_compute_work_group_count,
+        shared_bytes: properties.limits.max_compute_shared_memory_size,
+        subgroup_size: subgroup.subgroup_size,
+        timestamp_ns: (timestamp_bits > 0).then_some(f64::from(properties.limits.timestamp_period)),
+        timestamp_mask: u64::MAX.checked_shr(64 - timestamp_bits.min(64)).unwrap_or(0),
+        memory_bytes: local.max().unwrap_or(0),
+    }
+}
+
+fn create_timeline(raw: &ash::Device) -> Result<vk::Semaphore, VkError> {
+    let mut kind = vk::SemaphoreTypeCreateInfo::default().semaphore_type(vk::SemaphoreType::TIMELINE).initial_value(0);
+    let info = vk::SemaphoreCreateInfo::default().push_next(&mut kind);
+    // SAFETY: needs the timeline feature, which the device was created with.
+    unsafe { raw.create_semaphore(&info, None) }.map_err(|e| VkError::from_call("vkCreateSemaphore", e))
+}
+
+fn create_allocator(
+    instance: &Instance,
+    physical: vk::PhysicalDevice,
+    raw: &ash::Device,
+) -> Result<Allocator, VkError> {
+    let desc = AllocatorCreateDesc {
+        instance: instance.shared.raw.clone(),
+        device: raw.clone(),
+        physical_device: physical,
+        debug_settings: AllocatorDebugSettings::default(),
+        buffer_device_address: true,
+        allocation_sizes: AllocationSizes::new(BLOCK_BYTES, BLOCK_BYTES),
+    };
+    Allocator::new(&desc).map_err(|e| VkError::OutOfMemory { what: format!("the allocator ({e})"), bytes: 0 })
+}
