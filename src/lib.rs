@@ -1,7 +1,11 @@
 //! gamegend: a system daemon that generates playable open-world game video.
 
+#![deny(unsafe_code)]
+
 pub mod compute;
 pub mod config;
 pub mod proto;
+#[allow(unsafe_code)]
+pub mod sys;
 #[allow(unsafe_code)]
 pub mod vk;

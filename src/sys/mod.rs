@@ -1,0 +1,9 @@
+//! The operating system: everything that differs between FreeBSD and Linux, behind one interface.
+//!
+//! Every role may use this folder; it knows nothing of models, HTTP or Vulkan. One of the few rooms where `unsafe` is
+//! allowed: callers get safe functions, and each block states the callee's requirement.
+
+pub mod link;
+#[cfg(target_os = "freebsd")]
+mod rights;
+pub mod shm;
