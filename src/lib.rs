@@ -4,6 +4,7 @@
 
 pub mod compute;
 pub mod config;
+pub mod frame;
 pub mod proto;
 #[allow(unsafe_code)]
 pub mod sys;

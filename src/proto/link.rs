@@ -95,6 +95,13 @@ pub enum FromWorker {
         code: String,
         message: String,
     },
+    /// Instruction `seq` was not applied, for instance because it has too many tokens; the session goes on without it.
+    Refused {
+        session: SessionNumber,
+        seq: u32,
+        code: String,
+        message: String,
+    },
     Stats(WorkerStats),
 }
 
