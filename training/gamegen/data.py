@@ -1,0 +1,122 @@
+"""Pools of training clips: rendered and encoded footage, and rollouts of the model itself."""
+import random
+from dataclasses import dataclass
+
+import torch
+
+from . import captions, tokenizer
+from .pixels import to_network
+
+ENCODE_FRAMES = 544  # frames of 320x192 that are encoded at once on a GPU
+FREE_INSTRUCTION = 0.45  # share of changes that are told in free words
+DAMAGE_SHARE = 0.5  # share of captions with unknown and dropped words
+
+
+@dataclass
+class PoolConfig:
+    """Sizes of a pool: frames a clip, pixels, clips, share of clips with a change, samples a pixel."""
+    frames: int
+    height: int
+    width: int
+    clips: int
+    p_event: float
+    samples: int = 2
+
+
+class ClipPool:
+    """A ring of encoded clips with keys, captions and instructions; new clips replace the oldest."""
+
+    def __init__(self, cfg: PoolConfig, world, vae, tok, gen, seed: int):
+        self.cfg, self.world, self.vae, self.tok, self.gen = cfg, world, vae, tok, gen
+        self.rng = random.Random(seed)
+        dev = world.device
+        self.cuda = dev.type == "cuda"
+        p, n, z = cfg.clips, cfg.frames, vae.cfg["latent_channels"]
+        h, w = cfg.height // vae.cfg["spatial_factor"], cfg.width // vae.cfg["spatial_factor"]
+        dtype = torch.bfloat16 if self.cuda else torch.float32
+        self.latents = torch.zeros(p, n, z, h, w, dtype=dtype, device=dev)
+        self.keys = torch.zeros(p, n, 6, dtype=torch.uint8, device=dev)
+        self.at = torch.zeros(p, dtype=torch.long, device=dev)
+        self.caption = torch.zeros(p, tokenizer.MAX_LENGTH, dtype=torch.long, device=dev)
+        self.instruction = torch.zeros(p, 2, tokenizer.MAX_LENGTH, dtype=torch.long, device=dev)
+        self.next = self.filled = self.rendered = 0
+
+    def texts(self, clip: dict, count: int) -> tuple[list[str], list[str]]:
+        """Captions [B] and instructions [B*2] (before and after the change)."""
+        rng = self.rng
+        before, after = clip["before"].tolist(), clip["after"].tolist()
+        at, moves = clip["at"].tolist(), captions.move_names(clip["keys"].float().cpu().numpy())
+        caps, instructions = [], []
+        for i in range(count):
+            # The prompt mostly stays what it was before a change, as it does in a session.
+            shown = before[i] if at[i] > 0 or rng.random() < 0.5 else after[i]
+            text = captions.caption(shown, rng, moves[i])
+            caps.append(captions.damage(text, rng) if rng.random() < DAMAGE_SHARE else text)
+            free = captions.change(before[i], after[i], rng) if rng.random() < FREE_INSTRUCTION else None
+            instructions += [captions.instruction(before[i], rng), free or captions.instruction(after[i], rng)]
+        return caps, instructions
+
+    @torch.no_grad()
+    def encode(self, frames: torch.Tensor) -> torch.Tensor:
+        """u8 [B,T,H,W,3] -> normalised latents [B,T,Z,h,w]."""
+        per = max(1, ENCODE_FRAMES * 61440 // (self.cfg.height * self.cfg.width * self.cfg.frames)) if self.cuda else 2
+        parts = []
+        with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.cuda):
+            for i in range(0, frames.shape[0], per):
+                parts.append(self.vae.normalize(self.vae.encode(to_network(frames[i:i + per]))[0]))
+        return torch.cat(parts)
+
+    def fill(self, count: int):
+        """Renders and encodes `count` new clips."""
+        cfg, dev = self.cfg, self.world.device
+        count = min(count, cfg.clips)
+        clip = self.world.clips(count, cfg.frames, cfg.height, cfg.width, self.gen, cfg.samples, cfg.p_event)
+        latents = self.encode(clip["frames"])
+        caps, instructions = self.texts(clip, count)
+        rows = (torch.arange(count, device=dev) + self.next) % cfg.clips
+        self.latents[rows] = latents.to(self.latents.dtype)
+        self.keys[rows] = clip["keys"].to(torch.uint8)
+        self.at[rows] = clip["at"]
+        self.caption[rows] = tokenizer.encode(self.tok, caps, dev)
+        self.instruction[rows] = tokenizer.encode(self.tok, instructions, dev).reshape(count, 2, -1)
+        self.next = (self.next + count) % cfg.clips
+        self.filled = min(cfg.clips, self.filled + count)
+        self.rendered += count * cfg.frames
+
+    def take(self, rows: torch.Tensor) -> dict:
+        """Whole clips by row: latents [B,n,Z,h,w], keys [B,n,6], select [B,n], caption, instruction."""
+        n = self.cfg.frames
+        select = (torch.arange(n, device=rows.device)[None] >= self.at[rows][:, None]).long()
+        return {"latents": self.latents[rows].float(), "keys": self.keys[rows].float(), "select": select,
+                "caption": self.caption[rows], "instruction": self.instruction[rows]}
+
+    def sample(self, count: int) -> dict:
+        """Random clips."""
+        return self.take(torch.randint(0, self.filled, (count,), device=self.latents.device))
+
+
+class Replay:
+    """Clips beside what the model itself made of them: `own` are streamed rollouts, `steps` their steps a frame."""
+
+    def __init__(self, clips: int):
+        self.capacity, self.next, self.data = clips, 0, {}
+
+    def __len__(self) -> int:
+        return len(self.data["own"]) if self.data else 0
+
+    def add(self, batch: dict):
+        """Adds a batch; the oldest entries go. Latents are kept in half precision on a GPU."""
+        batch = {k: v.bfloat16() if v.is_cuda and v.is_floating_point() else v for k, v in batch.items()}
+        count = len(batch["own"])
+        if len(self) + count <= self.capacity:
+            self.data = {k: torch.cat([self.data[k], v]) if self.data else v for k, v in batch.items()}
+            return
+        rows = (torch.arange(count, device=batch["own"].device) + self.next) % len(self)
+        for k, v in batch.items():
+            self.data[k][rows] = v
+        self.next = (self.next + count) % len(self)
+
+    def sample(self, count: int) -> dict:
+        """Random entries in f32."""
+        rows = torch.randint(0, len(self), (count,), device=self.data["own"].device)
+        return {k: v[rows].float() if v.is_floating_point() else v[rows] for k, v in self.data.items()}

@@ -1,0 +1,99 @@
+"""InstructNet: keys and instructions modulate the latent features of a foundation that can stay frozen.
+
+GameGen-X (arXiv 2411.00769, section 3.3): operation fusion turns the keys into scale, shift and gate of the features,
+instruction fusion attends to the structured text of the environment. Both start at zero, so that an untrained
+InstructNet leaves the foundation as it is.
+"""
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .msdit import CrossAttention, TimeEmbedding, rms, rms_as
+
+GATE_BIAS = 1.0  # the gate of operation fusion is sigmoid(g + 1): mostly open at the start
+
+
+class OperationFusion(nn.Module):
+    """Projection of silu(rms(h) * (1 + scale) + shift) * sigmoid(gate + 1), with scale, shift and gate from keys."""
+
+    def __init__(self, width: int, action_dim: int, eps: float):
+        super().__init__()
+        self.linear_1 = nn.Linear(action_dim, action_dim)
+        self.linear_2 = nn.Linear(action_dim, 3 * width)
+        self.proj = nn.Linear(width, width, bias=False)
+        self.eps = eps
+        nn.init.zeros_(self.proj.weight)
+
+    def forward(self, h: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        """h [B,T,N,D], action [B,T,Da] -> [B,T,N,D]."""
+        film = self.linear_2(F.silu(self.linear_1(action)))[:, :, None]  # [B,T,1,3D]
+        scale, shift, gate = film.float().chunk(3, -1)
+        y = F.silu(rms(h, self.eps) * (1 + scale) + shift) * torch.sigmoid(gate + GATE_BIAS)
+        return self.proj(y.to(h.dtype))
+
+
+class InstructBlock(nn.Module):
+    """Operation fusion, then instruction fusion."""
+
+    def __init__(self, width: int, action_dim: int, text_dim: int, head_dim: int = 64, eps: float = 1e-6):
+        super().__init__()
+        self.operation = OperationFusion(width, action_dim, eps)
+        self.instruction = CrossAttention(width, text_dim, head_dim, eps)
+        self.eps = eps
+        nn.init.zeros_(self.instruction.to_out.weight)
+
+    def forward(self, h, action, text, text_mask, select, enabled):
+        """h [B,T,N,D]; action [B,T,Da]; text [B,K,L,Dt], text_mask [B,K,L]: K instructions of a clip.
+
+        select [B,T] says which instruction holds in a frame; enabled [B,1,1,1] is 0 for clips without InstructNet.
+        """
+        b, t, n, d = h.shape
+        h = h + enabled * self.operation(h, action)
+        k, v = self.instruction.keys(text.flatten(0, 1))  # [B*K,H,L,hd]
+        row = (torch.arange(b, device=h.device)[:, None] * text.shape[1] + select).flatten()  # [B*T]
+        o = self.instruction(rms_as(h, self.eps).flatten(0, 1), k[row], v[row], text_mask.flatten(0, 1)[row])  # [B*T,N,D]
+        return h + enabled * o.reshape(b, t, n, d)
+
+
+def default_config() -> dict:
+    """instructnet/config.json of gamegen-x-mini."""
+    return {"_class_name": "InstructNet", "action_count": 6, "action_dim": 256, "every": 3, "hidden_size": 384,
+            "num_layers": 7, "text_dim": 256}
+
+
+class Hook:
+    """InstructNet bound to the keys and instructions of one forward pass."""
+
+    def __init__(self, blocks: nn.ModuleDict, arguments: tuple):
+        self.blocks, self.arguments = blocks, arguments
+
+    def applies(self, index: int) -> bool:
+        """Is there a fusion after transformer block `index`?"""
+        return str(index) in self.blocks
+
+    def __call__(self, index: int, h: torch.Tensor) -> torch.Tensor:
+        return self.blocks[str(index)](h, *self.arguments) if self.applies(index) else h
+
+
+class InstructNet(nn.Module):
+    """Fusion blocks after every third transformer block; they are called through a `Hook`."""
+
+    def __init__(self, cfg: dict):
+        super().__init__()
+        self.cfg = dict(cfg)
+        self.action_embed = TimeEmbedding(2 * cfg["action_count"], cfg["action_dim"])
+        self.blocks = nn.ModuleDict({
+            str(i): InstructBlock(cfg["hidden_size"], cfg["action_dim"], cfg["text_dim"])
+            for i in range(0, cfg["num_layers"], cfg["every"])
+        })
+
+    def bind(self, actions, previous, text, text_mask, select=None, enabled=None, trace=None) -> Hook:
+        """actions and previous (the keys of the frame before) [B,T,6]; text [B,K,L,Dt]; see `InstructBlock`."""
+        b, t = actions.shape[:2]
+        action = self.action_embed(torch.cat([actions, previous], -1).to(text.dtype))  # [B,T,Da]
+        if trace is not None:
+            trace["action_embed"] = action
+        if select is None:
+            select = torch.zeros(b, t, dtype=torch.long, device=actions.device)
+        enabled = torch.ones(b, device=actions.device) if enabled is None else enabled
+        return Hook(self.blocks, (action, text, text_mask, select, enabled.to(action.dtype).view(b, 1, 1, 1)))

@@ -1,0 +1,145 @@
+#!/usr/bin/env python3
+"""Checks of the Python modules: shapes, causality, streaming against whole sequences, storage. Run with plain python."""
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from export import export
+from gamegen import captions, checkpoint, examples, msdit, tokenizer
+from gamegen.sampler import Stream
+
+TOLERANCE = 2e-5
+
+
+def noisy_model() -> checkpoint.Model:
+    """A fresh model whose zero-initialised layers are random, so that nothing is hidden by a zero."""
+    torch.manual_seed(1)
+    model = checkpoint.new_model(len(tokenizer.words()))
+    for part in model.parts.values():
+        for p in part.parameters():
+            if not p.any():
+                torch.nn.init.normal_(p, std=0.02)
+    return model.eval()
+
+
+def texts(model, count: int):
+    """Features and masks of `count` prompts."""
+    ids = tokenizer.encode(tokenizer.build(tokenizer.words()), ["a red robot in the desert", "night, snow"][:count])
+    return model.text(ids)
+
+
+def test_shapes(model):
+    x = torch.rand(2, 3, 3, 64, 96) * 2 - 1
+    mean, log_variance = model.vae.encode(x)
+    assert mean.shape == log_variance.shape == (2, 3, 64, 2, 3)
+    assert model.vae.decode(mean).shape == x.shape
+
+
+def test_vae_is_causal_and_streams(model):
+    z = torch.randn(1, 4, 64, 2, 2)
+    other = z.clone()
+    other[:, 2:] += 1
+    whole = model.vae.decode(z)
+    assert torch.equal(whole[:, :2], model.vae.decode(other)[:, :2])
+    assert not torch.allclose(whole[:, 2:], model.vae.decode(other)[:, 2:])
+    cache = {}
+    streamed = torch.cat([model.vae.decode(z[:, i:i + 1], cache) for i in range(4)], 1)
+    assert (streamed - whole).abs().max() < TOLERANCE
+
+
+def sequence(model, x, before, has, keys, mask=None):
+    """One pass over a whole sequence at level 0.5."""
+    b, t = x.shape[:2]
+    text, text_mask = texts(model, b)
+    half = torch.full((b, t), 0.5)
+    previous = torch.cat([torch.zeros_like(keys[:, :1]), keys[:, :-1]], 1)
+    hook = model.instructnet.bind(keys, previous, text[:, None], text_mask[:, None])
+    mask = msdit.causal_mask(b, t, "cpu") if mask is None else mask
+    return model.dit(x, half, half, before, torch.full((b, t), 0.05), has, text, text_mask, torch.arange(t), mask, hook=hook)
+
+
+def test_dit_is_causal_and_streams(model):
+    x, before, keys = torch.randn(2, 5, 64, 2, 3), torch.randn(2, 5, 64, 2, 3), (torch.rand(2, 5, 6) > 0.5).float()
+    has = torch.ones(2, 5)
+    has[:, 0] = 0
+    whole = sequence(model, x, before, has, keys)
+    other = x.clone()
+    other[:, 3:] += 1
+    changed = sequence(model, other, before, has, keys)
+    assert torch.equal(whole[:, :3], changed[:, :3])
+    assert not torch.allclose(whole[:, 3], changed[:, 3])
+    stream = Stream(model.dit, model.instructnet, 2, 2, 3)
+    text, text_mask = texts(model, 2)
+    stream.set_text(text, text_mask)
+    stream.set_instruction(text, text_mask)
+    for i in range(5):
+        stream.previous_noisy = before[:, i:i + 1]
+        v = stream.velocity(x[:, i:i + 1], 0.5, 0.5, keys[:, i:i + 1])
+        assert (v - whole[:, i:i + 1]).abs().max() < TOLERANCE, i
+        stream.push(x[:, i:i + 1], keys[:, i:i + 1])
+
+
+def test_ring_forgets(model):
+    stream = Stream(model.dit, None, 1, 1, 2)
+    stream.set_text(*texts(model, 1))
+    for i in range(stream.window + 2):
+        stream.step(None, 1, first_steps=1)
+    assert stream.position == stream.window + 2
+    assert all(k.abs().sum((0, 1, 3)).min() > 0 for k, _ in stream.rings)
+
+
+def test_two_streams_see_the_context_only(model):
+    frames = 3
+    mask = examples.stream_mask(frames, "cpu")
+    assert mask.sum(1).tolist() == [1, 2, 3, 1, 2, 3]
+    assert not mask[:frames, frames:].any() and mask[frames:, frames:].equal(torch.eye(frames, dtype=torch.bool))
+
+
+def test_untrained_instructnet_changes_nothing():
+    torch.manual_seed(2)
+    model = checkpoint.new_model(len(tokenizer.words())).eval()
+    torch.nn.init.normal_(model.dit.proj_out.weight, std=0.02)
+    x, has = torch.randn(1, 2, 64, 2, 2), torch.ones(1, 2)
+    a = sequence(model, x, x, has, torch.zeros(1, 2, 6))
+    b = sequence(model, x, x, has, torch.ones(1, 2, 6))
+    assert torch.equal(a, b) and a.abs().max() > 0
+
+
+def test_storage(model):
+    with tempfile.TemporaryDirectory() as folder:
+        export(model, folder)
+        again = checkpoint.load_model(folder)
+        for name, part in model.parts.items():
+            for key, value in part.state_dict().items():
+                error = (again.parts[name].state_dict()[key] - value).abs().max()
+                assert error <= value.abs().max() / 127 + 1e-6, (name, key)
+        sizes = [p.stat().st_size for p in Path(folder).rglob("*.safetensors")]
+        assert max(sizes) <= 16 << 20 and sum(sizes) <= 40 << 20
+        index = json.loads((Path(folder) / "model_index.json").read_text())
+        assert index["vocabulary"]["weather"] == captions.WEATHER
+        first = checkpoint.model_hash(folder)
+        export(again, folder)
+        assert checkpoint.model_hash(folder) == first  # storing stored weights changes nothing
+
+
+def test_tokenizer():
+    tok = tokenizer.build(tokenizer.words())
+    ids = tokenizer.encode(tok, ["Rain, snow!", "zzzz"])
+    assert ids.shape == (2, tokenizer.MAX_LENGTH) and ids[1, :3].tolist() == [2, 1, 0]
+    assert tokenizer.missing_words() == [] and len(set(tokenizer.words())) == len(tokenizer.words())
+
+
+def main():
+    model = noisy_model()
+    with torch.no_grad():
+        for name, test in sorted(globals().items()):
+            if name.startswith("test_"):
+                test(*[model][:test.__code__.co_argcount])
+                print("passed:", name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

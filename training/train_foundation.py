@@ -1,0 +1,22 @@
+#!/usr/bin/env python3
+"""Foundation phase: MSDiT and text encoder, with InstructNet's keys in most clips (GameGen-X, section 4.1).
+
+Contexts are real latents or the model's own streamed rollouts; every step also trains steps of size 1, 1/2 and 1/4.
+"""
+import sys
+
+from gamegen.examples import Mix
+from gamegen.trainer import Trainer, arguments
+
+
+def main():
+    parser = arguments(__doc__)
+    parser.add_argument("--lr", type=float, default=7e-4)
+    parser.add_argument("--p-event", type=float, default=0.25)
+    parser.add_argument("--reserve", type=float, default=6.0, help="seconds kept for the last save")
+    args = parser.parse_args()
+    Trainer(args, "foundation", False, args.p_event, args.lr, Mix()).run(args.reserve)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
