@@ -13,7 +13,7 @@ def main():
     parser = arguments(__doc__)
     parser.add_argument("--lr", type=float, default=7e-4)
     parser.add_argument("--p-event", type=float, default=0.25)
-    parser.add_argument("--reserve", type=float, default=6.0, help="seconds kept for the last save")
+    parser.add_argument("--reserve", type=float, default=10.0, help="seconds kept for the last save")
     args = parser.parse_args()
     Trainer(args, "foundation", False, args.p_event, args.lr, Mix()).run(args.reserve)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-SHORTCUT_SIZES = ((1.0, 0.35), (0.5, 0.4), (0.25, 0.25))  # step size and share
+SHORTCUT_SIZES = ((1.0, 0.3), (0.5, 0.45), (0.25, 0.25))  # step size and share
 LEVEL_SHIFT = 1.5  # more weight on noisy levels
 SEED_LEVEL = 0.999
 

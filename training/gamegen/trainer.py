@@ -41,7 +41,7 @@ def arguments(description: str) -> argparse.ArgumentParser:
     p.add_argument("--rollout-clips", type=int, default=2 if SMALL else 256)
     p.add_argument("--replay", type=int, default=4 if SMALL else 2048)
     p.add_argument("--own", type=float, default=0.5, help="share of clips whose context is a rollout")
-    p.add_argument("--shortcut", type=float, default=0.25, help="share of clips with a shortcut target")
+    p.add_argument("--shortcut", type=float, default=0.34, help="share of clips with a shortcut target")
     p.add_argument("--ema", type=float, default=0.9995)
     p.add_argument("--compile", type=int, default=1, help="0: eager; a failed compilation falls back to it anyway")
     p.add_argument("--save-every", type=float, default=100.0, help="seconds between saved states and exports")
@@ -324,7 +324,7 @@ class Trainer:
             torch._dynamo.config.recompile_limit = 64
             torch.manual_seed(7)
             state = self.rng.getstate()
-            eager = self.loss()
+            eager = self.loss().item()
             for block in blocks:
                 block.compile(dynamic=False)
             torch.manual_seed(7)
@@ -333,9 +333,9 @@ class Trainer:
             fast.backward()
             for p in self.trained:
                 p.grad = None
-            if not torch.isfinite(fast) or abs(fast.item() / eager.item() - 1) > 0.02:
-                raise RuntimeError(f"loss {fast.item()} compiled, {eager.item()} eager")
-            self.log(f"blocks compiled in {time.time() - begin:.1f}s; loss {fast.item():.4f}, eager {eager.item():.4f}")
+            if not torch.isfinite(fast) or abs(fast.item() / eager - 1) > 0.02:
+                raise RuntimeError(f"loss {fast.item()} compiled, {eager} eager")
+            self.log(f"blocks compiled in {time.time() - begin:.1f}s; loss {fast.item():.4f}, eager {eager:.4f}")
         except Exception as error:  # any failure of the compiler only costs speed
             for block in blocks:
                 block._compiled_call_impl = None
