@@ -59,6 +59,7 @@ if [ "$plan" != first ]; then
     parts=sheet,vae,keys,drift
 fi
 left=$((end - $(date +%s)))
+[ "$left" -gt 0 ] || left=1
 echo "evaluation: $left s left"
 timeout "$left" "$python" "$here/eval.py" "$STATE/model" --tag "$plan" --parts "$parts" --context-noises "${NOISES:-0.05,0.15}"
 status=$?

@@ -372,7 +372,7 @@ class Trainer:
             if time.time() - printed > 10:
                 printed = time.time()
                 self.progress(loss, norm, self.loop_begin)
-            if time.time() - saved > args.save_every:
+            if time.time() - saved > args.save_every and self.loop_end - time.time() > args.save_every / 4:
                 self.save()
                 saved = time.time()
             if not torch.isfinite(loss):

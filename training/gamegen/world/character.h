@@ -132,4 +132,3 @@ HDN bool hit_fp(Hit &h, V3 ld, const float *F) {
   }
   return false;
 }
-

@@ -80,4 +80,3 @@ enum {
 };
 
 enum { A_W, A_S, A_A, A_D, A_SPACE, A_SHIFT, NACT };
-

@@ -151,4 +151,3 @@ HDN void hit_object(Hit &h, V3 ro, V3 rd, const Obj &o, int bi, float night) {
   }
   }
 }
-

@@ -155,4 +155,3 @@ HD float obj_core(const Obj &o) { // collision radius
     return o.rad * .95f;
   }
 }
-

@@ -169,4 +169,3 @@ HD void roof(Hit &h, V3 ro, V3 rd, V3 c, float w, float l, float hh, float rot, 
   h.emi = v3(0, 0, 0);
   h.spec = .05f;
 }
-

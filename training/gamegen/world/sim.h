@@ -232,4 +232,3 @@ HDN void spawn(float *S) {
   S[S_Y] = height(bx, bz, b, seed, 4);
   S[S_CAMY] = S[S_Y];
 }
-

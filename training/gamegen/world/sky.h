@@ -60,4 +60,3 @@ HDN V3 sky(V3 rd, const float *F, uint32_t seed, bool full) {
   }
   return c;
 }
-

@@ -120,4 +120,3 @@ HD float height(float x, float z, const Biome &b, uint32_t s, int oct) {
     h = b.water + 1.f + (h - b.water - 1.f) * .75f;
   return h;
 }
-

@@ -105,4 +105,3 @@ HD float vnoise(float x, float y, uint32_t s) {
         d = u01(hash3i(ix + 1, iy + 1, s));
   return mixf(mixf(a, b, u), mixf(c, d, u), v);
 }
-
