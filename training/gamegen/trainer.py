@@ -369,14 +369,14 @@ class Trainer:
             if self.clock.behind("rollout", args.rollout_share):
                 self.clock.run("rollout", self.rollout)
             loss, norm = self.clock.run("train", lambda: [self.update() for _ in range(1 if SMALL else 4)][-1])
+            if not torch.isfinite(loss):
+                raise RuntimeError("loss is not finite")
             if time.time() - printed > 10:
                 printed = time.time()
                 self.progress(loss, norm, self.loop_begin)
             if time.time() - saved > args.save_every and self.loop_end - time.time() > args.save_every / 4:
                 self.save()
                 saved = time.time()
-            if not torch.isfinite(loss):
-                raise RuntimeError("loss is not finite")
         if self.done:
             self.progress(loss, norm, self.loop_begin)
         self.save(final=True)
