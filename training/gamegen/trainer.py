@@ -354,7 +354,7 @@ class Trainer:
     def run(self, reserve: float):
         """Trains until `reserve` seconds before the end, then saves."""
         args = self.args
-        while self.pool.filled < min(args.pool_start, args.pool):
+        while self.pool.filled < min(args.pool_start, args.pool) and time.time() < self.until - reserve:
             self.clock.run("render", lambda: self.pool.fill(self.chunk))
         self.log(f"pool: {self.pool.filled} clips, {self.pool.rendered / max(0.1, self.clock.spent['render']):.0f} frames/s")
         self.compile()
