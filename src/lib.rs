@@ -5,6 +5,7 @@
 pub mod compute;
 pub mod config;
 pub mod frame;
+pub mod model;
 pub mod proto;
 #[allow(unsafe_code)]
 pub mod sys;

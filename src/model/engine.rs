@@ -1,0 +1,298 @@
+//! One model on one device, and the sessions that play it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::limits::{HEIGHT_MAX, HEIGHT_MIN, WIDTH_MAX, WIDTH_MIN};
+use super::noise::Noise;
+use super::plans::{self, EncodePlan};
+use super::sampler::{Stream, StreamPlans};
+use super::state::{FrameSize, SessionLayout};
+use super::{Environment, Keys, Model, ModelError};
+use crate::compute::{DType, DeviceInfo, Executor, Output, PlanId, Profile, Run, StateId, StateLayout};
+
+/// What a session is made from. With the keys and instructions of every tick it decides every frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionSpec {
+    pub prompt: String,
+    /// Pixels, even, within [`super::limits`].
+    pub width: u32,
+    pub height: u32,
+    /// Denoising steps of a frame; one of the model's.
+    pub steps: u32,
+    pub seed: u64,
+    /// `third` or `first`; said in front of the prompt if the prompt does not say it.
+    pub perspective: Option<String>,
+}
+
+/// A running world. Belongs to the engine that opened it.
+pub struct Session {
+    stream: Stream,
+    noise: Noise,
+    /// Frames that were generated, without those given to [`Engine::seed`].
+    frames: u64,
+}
+
+impl Session {
+    /// Generated frames so far.
+    pub fn frames(&self) -> u64 {
+        self.frames
+    }
+
+    /// Arithmetic of a tick in floating-point operations.
+    pub fn tick_flops(&self) -> u64 {
+        self.stream.plans().tick_flops()
+    }
+}
+
+/// The encoder's plan for one size of pictures.
+struct Encoder {
+    plan: EncodePlan,
+    id: PlanId,
+}
+
+/// An executor with a model's weights, and the plans of every size that was asked for.
+pub struct Engine {
+    model: Arc<Model>,
+    executor: Box<dyn Executor>,
+    plans: HashMap<(FrameSize, u32), Arc<StreamPlans>>,
+    encoders: HashMap<FrameSize, Encoder>,
+    /// The state of runs that belong to no session.
+    no_session: Option<(StateId, Arc<StateLayout>)>,
+}
+
+impl Engine {
+    /// Uploads the weights. Errors: those of the device.
+    pub fn new(model: Arc<Model>, mut executor: Box<dyn Executor>) -> Result<Engine, ModelError> {
+        executor.load_weights(model.weights())?;
+        Ok(Engine { model, executor, plans: HashMap::new(), encoders: HashMap::new(), no_session: None })
+    }
+
+    pub fn device(&self) -> &DeviceInfo {
+        self.executor.device()
+    }
+
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// The device itself, for measurements beside the model.
+    pub fn executor(&mut self) -> &mut dyn Executor {
+        &mut *self.executor
+    }
+
+    /// Starts a session: encodes the prompt, and the instruction that the prompt implies (see
+    /// [`Environment::from_prompt`]). The first session of a size and number of steps records its plans.
+    ///
+    /// Errors: [`ModelError::Request`] with the field of `spec` that is out of range; errors of the device.
+    pub fn open(&mut self, spec: &SessionSpec) -> Result<Session, ModelError> {
+        let (size, prompt) = self.check(spec)?;
+        let ids = self.model.tokenizer().encode("prompt", &prompt)?;
+        let key = (size, spec.steps);
+        let plans = match self.plans.get(&key) {
+            Some(plans) => plans.clone(),
+            None => {
+                let plans = Arc::new(StreamPlans::new(&self.model, &mut *self.executor, size, spec.steps)?);
+                self.plans.insert(key, plans.clone());
+                plans
+            }
+        };
+        let stream = Stream::open(&plans, &mut *self.executor, &ids)?;
+        let mut session = Session { stream, noise: Noise::new(spec.seed), frames: 0 };
+        let environment = Environment::from_prompt(self.model.info(), &prompt);
+        match self.set_instruction(&mut session, &environment, None) {
+            Ok(()) => Ok(session),
+            Err(e) => {
+                self.close(session);
+                Err(e)
+            }
+        }
+    }
+
+    /// Size and full prompt of a session.
+    fn check(&self, spec: &SessionSpec) -> Result<(FrameSize, String), ModelError> {
+        let size = frame_size(spec.width, spec.height)?;
+        let info = self.model.info();
+        if !info.steps.contains(&spec.steps) {
+            let (found, allowed) = (spec.steps.to_string(), format!("one of {:?}", info.steps));
+            return Err(ModelError::Request { field: "steps", found, allowed });
+        }
+        if spec.prompt.trim().is_empty() {
+            let (found, allowed) = ("empty".to_string(), format!("1..={} tokens", info.prompt_tokens_max));
+            return Err(ModelError::Request { field: "prompt", found, allowed });
+        }
+        let Some(perspective) = &spec.perspective else {
+            return Ok((size, spec.prompt.clone()));
+        };
+        if !info.perspectives.contains(perspective) {
+            let (found, allowed) = (format!("{perspective:?}"), format!("one of {:?}", info.perspectives));
+            return Err(ModelError::Request { field: "perspective", found, allowed });
+        }
+        let lower = spec.prompt.to_lowercase();
+        let said = ["first person", "first-person", "third person", "third-person", "pov"];
+        if said.iter().any(|s| lower.contains(s)) {
+            return Ok((size, spec.prompt.clone()));
+        }
+        Ok((size, format!("{perspective} person view. {}", spec.prompt)))
+    }
+
+    /// Ends a session and gives its memory back.
+    pub fn close(&mut self, session: Session) {
+        session.stream.close(&mut *self.executor);
+    }
+
+    /// Changes the instruction from the next frame on: the free text if there is one, else the words of `environment` in
+    /// the model's template. Errors: a word that the model does not know, a text that is too long.
+    pub fn set_instruction(
+        &mut self,
+        session: &mut Session,
+        environment: &Environment,
+        free_text: Option<&str>,
+    ) -> Result<(), ModelError> {
+        let info = self.model.info();
+        let parts = [
+            ("weather", &environment.weather, &info.weather),
+            ("lighting", &environment.lighting, &info.lighting),
+            ("effects", &environment.effects, &info.effects),
+        ];
+        for (field, word, allowed) in parts {
+            if !allowed.contains(word) {
+                let (found, allowed) = (format!("{word:?}"), format!("one of {allowed:?}"));
+                return Err(ModelError::Request { field, found, allowed });
+            }
+        }
+        let text = match free_text {
+            Some(text) => text.to_string(),
+            None => environment.instruction(&self.model.config().index.instruction_template),
+        };
+        let ids = self.model.tokenizer().encode("instruction", &text)?;
+        session.stream.set_instruction(&mut *self.executor, &ids)
+    }
+
+    /// Generates the next frame under `keys` into `picture`, I420 of width * height * 3 / 2 bytes.
+    /// Errors: those of the device; the session is then of no more use.
+    pub fn tick(
+        &mut self,
+        session: &mut Session,
+        keys: Keys,
+        picture: &mut [u8],
+        profile: Option<&mut Profile>,
+    ) -> Result<(), ModelError> {
+        let size = session.stream.plans().size;
+        let bytes = size.width * size.height * 3 / 2;
+        if picture.len() != bytes {
+            let (found, allowed) = (format!("{} bytes", picture.len()), format!("{bytes} bytes"));
+            return Err(ModelError::Request { field: "picture", found, allowed });
+        }
+        let position = session.stream.position();
+        session.noise.fill(position, session.stream.noise());
+        session.stream.tick(&mut *self.executor, keys, picture, profile)?;
+        session.frames += 1;
+        Ok(())
+    }
+
+    /// Continues given frames: their latents [N, Z] (see [`Engine::encode`] and [`Engine::last_latent`]) with the keys
+    /// that were held. Only the last frames of the attention's window matter.
+    pub fn seed(&mut self, session: &mut Session, history: &[(Vec<f32>, Keys)]) -> Result<(), ModelError> {
+        let length = session.stream.latent().len();
+        if let Some((latent, _)) = history.iter().find(|(latent, _)| latent.len() != length) {
+            let (found, allowed) = (format!("{} numbers", latent.len()), format!("{length} numbers"));
+            return Err(ModelError::Request { field: "latent", found, allowed });
+        }
+        let mut noise = vec![0.0; length];
+        for (latent, keys) in history {
+            session.noise.fill(session.stream.position(), &mut noise);
+            session.stream.seed(&mut *self.executor, latent, *keys, &noise)?;
+        }
+        Ok(())
+    }
+
+    /// Latents of pictures: RGB, three bytes a pixel, `height` rows of `width` pixels. A side that is no multiple of the
+    /// latents' 32 pixels is continued by its last row or column.
+    pub fn encode(&mut self, frames: &[&[u8]], width: u32, height: u32) -> Result<Vec<Vec<f32>>, ModelError> {
+        let size = frame_size(width, height)?;
+        let state = self.shared_state()?;
+        let factor = self.model.config().vae.spatial_factor;
+        let (h, w) = size.latent(factor);
+        let z = self.model.config().vae.latent_channels;
+        if !self.encoders.contains_key(&size) {
+            let precision = self.device().precision;
+            let plan = plans::encode_plan(&self.model, size, precision, &state.1, false)?;
+            let id = self.executor.prepare(plan.recorded.plan.clone())?;
+            self.encoders.insert(size, Encoder { plan, id });
+        }
+        let Encoder { plan, id } = &self.encoders[&size];
+        let mut latents = Vec::with_capacity(frames.len());
+        for frame in frames {
+            if frame.len() != size.width * size.height * 3 {
+                let allowed = format!("{} bytes", size.width * size.height * 3);
+                return Err(ModelError::Request { field: "frame", found: format!("{} bytes", frame.len()), allowed });
+            }
+            let pixels = padded_pixels(frame, size, (h * factor, w * factor));
+            let mut latent = vec![0.0; h * w * z];
+            let inputs = [(plan.pixels, &pixels[..])];
+            let outputs = &mut [(plan.latent, Output::F32(&mut latent))];
+            self.executor.run(Run {
+                plan: *id,
+                state: state.0,
+                inputs: &inputs,
+                params: &[],
+                outputs,
+                profile: None,
+            })?;
+            latents.push(latent);
+        }
+        Ok(latents)
+    }
+
+    /// The state for runs that belong to no session; one number, since devices have no empty buffers.
+    fn shared_state(&mut self) -> Result<(StateId, Arc<StateLayout>), ModelError> {
+        if let Some(state) = &self.no_session {
+            return Ok(state.clone());
+        }
+        let mut layout = StateLayout::default();
+        layout.add("unused", &[1], DType::F32);
+        let layout = Arc::new(layout);
+        let state = (self.executor.create_state(&layout)?, layout);
+        self.no_session = Some(state.clone());
+        Ok(state)
+    }
+
+    /// Latent [N, Z] of the newest frame, for snapshots; zeros before the first one.
+    pub fn last_latent<'a>(&self, session: &'a Session) -> &'a [f32] {
+        session.stream.latent()
+    }
+
+    /// Device memory that a session needs for its state in bytes; 0 for a size that is not allowed.
+    pub fn state_bytes(&self, spec: &SessionSpec) -> usize {
+        let precision = self.device().precision;
+        frame_size(spec.width, spec.height).map_or(0, |size| {
+            SessionLayout::new(self.model.config(), size, spec.steps as usize, precision).layout.bytes()
+        })
+    }
+}
+
+/// Checks a size in pixels. Errors: the side that is odd or out of range.
+pub fn frame_size(width: u32, height: u32) -> Result<FrameSize, ModelError> {
+    for (field, value, min, max) in [("width", width, WIDTH_MIN, WIDTH_MAX), ("height", height, HEIGHT_MIN, HEIGHT_MAX)]
+    {
+        if !value.is_multiple_of(2) || !(min..=max).contains(&value) {
+            let allowed = format!("an even number of pixels, {min}..={max}");
+            return Err(ModelError::Request { field, found: value.to_string(), allowed });
+        }
+    }
+    Ok(FrameSize { width: width as usize, height: height as usize })
+}
+
+/// Bytes to -1..1, with the last row and column repeated up to `padded` (height, width).
+fn padded_pixels(frame: &[u8], size: FrameSize, padded: (usize, usize)) -> Vec<f32> {
+    let mut out = Vec::with_capacity(padded.0 * padded.1 * 3);
+    for y in 0..padded.0 {
+        let row = &frame[y.min(size.height - 1) * size.width * 3..][..size.width * 3];
+        for x in 0..padded.1 {
+            let pixel = &row[x.min(size.width - 1) * 3..][..3];
+            out.extend(pixel.iter().map(|b| f32::from(*b) / 127.5 - 1.0));
+        }
+    }
+    out
+}

@@ -1,0 +1,83 @@
+//! InstructNet (GameGen-X, arXiv 2411.00769, section 3.3): keys and instructions change the features of the
+//! transformer after some of its blocks.
+//!
+//! Operation fusion turns the keys into scale, shift and gate; instruction fusion attends to the text of the
+//! environment. N tokens, D `hidden_size`, A keys, Da `action_dim`, L text tokens, Dt text channels.
+
+use super::config::{InstructConfig, MsditConfig};
+use super::msdit::{Tick, cross_attention, cross_attention_tensors, linear};
+use super::net::{Fuse, Net};
+use super::state::SessionLayout;
+use super::weights::Expected;
+use crate::compute::op::{Act, NormKind};
+use crate::compute::{ComputeError, View};
+
+/// Folder of the weights, and the first part of their names on a device.
+pub const COMPONENT: &str = "instructnet";
+/// Name of the weight file without its ending.
+pub const STEM: &str = "diffusion_pytorch_model";
+
+/// The tensors of the component's file.
+pub fn expected(c: &InstructConfig, head_dim: usize) -> Vec<Expected> {
+    let (d, da) = (c.hidden_size, c.action_dim);
+    let mut all = Vec::new();
+    linear(&mut all, "action_embed.linear_1", da, 2 * c.action_count, true);
+    linear(&mut all, "action_embed.linear_2", da, da, true);
+    for i in (0..c.num_layers).filter(|&i| c.applies(i)) {
+        let block = format!("blocks.{i}");
+        linear(&mut all, &format!("{block}.operation.linear_1"), da, da, true);
+        linear(&mut all, &format!("{block}.operation.linear_2"), 3 * d, da, true);
+        linear(&mut all, &format!("{block}.operation.proj"), d, d, false);
+        cross_attention_tensors(&mut all, &format!("{block}.instruction"), d, c.text_dim, head_dim);
+    }
+    all
+}
+
+/// Scale, shift and gate [1, 3D] of the fusion blocks in order: the same for all passes of a tick.
+#[derive(Clone, Copy)]
+pub struct Actions {
+    all: View,
+    every: usize,
+}
+
+/// The keys of this frame and of the one before [1, 2A], as every fusion block wants them.
+pub fn actions(net: &mut Net, c: &InstructConfig, keys: View) -> Result<Actions, ComputeError> {
+    let d = c.hidden_size;
+    let blocks: Vec<usize> = (0..c.num_layers).filter(|&i| c.applies(i)).collect();
+    net.at(COMPONENT, |net| {
+        let all = net.temp("operation", blocks.len(), 3 * d); // [blocks, 3D]
+        let a = net.linear("action_embed.linear_1", keys, Fuse::act(Act::Silu))?; // [1, Da]
+        let a = net.linear("action_embed.linear_2", a, Fuse::default())?; // [1, Da]
+        net.probe("action_embed", a)?;
+        for (n, i) in blocks.into_iter().enumerate() {
+            net.at(&format!("blocks.{i}.operation"), |net| {
+                let x = net.linear("linear_1", a, Fuse::act(Act::Silu))?; // [1, Da]
+                net.linear("linear_2", x, Fuse::into(all.rows(n, 1))) // [1, 3D]
+            })?;
+        }
+        Ok(Actions { all, every: c.every })
+    })
+}
+
+/// Fusion after transformer block `i`, in place on `h` [N, D]. Returns whether there is one.
+pub fn fuse(
+    net: &mut Net,
+    (c, state): (&MsditConfig, &SessionLayout),
+    i: usize,
+    h: View,
+    tick: &Tick,
+) -> Result<bool, ComputeError> {
+    let Some(keys) = state.instruct_keys[i] else {
+        return Ok(false);
+    };
+    let d = c.hidden_size;
+    let film = tick.actions.all.rows(i / tick.actions.every, 1); // [1, 3D]
+    let keys = net.state(keys); // [L, 2D]
+    net.at(&format!("{COMPONENT}.blocks.{i}"), |net| {
+        let (scale, shift, gate) = (film.columns(0, d), film.columns(d, d), film.columns(2 * d, d));
+        let x = net.norm("operation.norm", h, NormKind::Film { scale, shift, gate }, c.norm_eps)?; // [N, D]
+        net.linear("operation.proj", x, Fuse::add_to(h, None))?; // [N, D]
+        net.at("instruction", |net| cross_attention(net, c, h, keys, tick.instruct_count))?; // [N, D]
+        Ok(true)
+    })
+}

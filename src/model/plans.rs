@@ -1,0 +1,274 @@
+//! The plans of a session: what runs when its prompt is set, when its instruction is set, for its first frame, for
+//! every other frame, and for frames that are given to continue from.
+//!
+//! N tokens of a frame, Z latent channels, D `hidden_size`, L text tokens, Dt text channels, E condition channels,
+//! A keys, S steps.
+
+use std::sync::Arc;
+
+use super::Model;
+use super::config::Config;
+use super::instructnet;
+use super::msdit::{self, Condition, MODULATIONS, Modulation, Tick};
+use super::net::{Net, Recorded};
+use super::state::{FrameSize, SessionLayout};
+use super::{t5, vae};
+use crate::compute::op::{Axpy, Copy, Rope};
+use crate::compute::{ComputeError, DType, Precision, StateLayout, Tensor, View};
+
+/// Euler steps of the first frame of a world that begins from text alone: few-step sampling needs a frame before.
+pub const FIRST_FRAME_STEPS: u32 = 16;
+/// Noise level at which given latents are passed through to fill the rings.
+pub const SEED_LEVEL: f32 = 0.999;
+
+/// What all plans of a session have in common.
+pub struct PlanContext<'a> {
+    pub model: &'a Model,
+    pub layout: &'a SessionLayout,
+    pub size: FrameSize,
+    pub precision: Precision,
+    /// Keep intermediate values; see [`Net::probe`].
+    pub probing: bool,
+}
+
+impl PlanContext<'_> {
+    fn config(&self) -> &Config {
+        self.model.config()
+    }
+
+    fn net(&self, name: &str) -> Net {
+        let name = format!("{name} {}x{}", self.size.width, self.size.height);
+        Net::new(&name, self.precision, self.model.weights(), &self.layout.layout, self.probing)
+    }
+
+    fn latent(&self) -> (usize, usize) {
+        self.size.latent(self.config().vae.spatial_factor)
+    }
+
+    fn tokens(&self) -> usize {
+        let (h, w) = self.latent();
+        h * w
+    }
+
+    fn input(&self, net: &mut Net, name: &str, rows: usize, cols: usize) -> View {
+        let t = net.builder().input(name, &[rows, cols], self.precision.dtype());
+        net.view(t)
+    }
+}
+
+/// Encodes the prompt and fills the parts of the state that do not change from tick to tick: keys and values of the
+/// text, position embedding, modulation of every step. Params: tokens of the prompt.
+pub struct PromptPlan {
+    pub recorded: Recorded,
+    /// Rows of the table of words [L, Dt], see [`t5::embed`].
+    pub words: Tensor,
+    /// Position features [N, 4 * position_frequencies], see [`msdit::geometry`].
+    pub features: Tensor,
+    /// Condition vectors of the steps [S, E], see [`tick_conditions`].
+    pub conditions: Tensor,
+}
+
+/// Conditions of the steps of a tick. `first` is the very first frame of a text-only start: plain Euler steps without a
+/// frame before; otherwise shortcut steps (arXiv 2410.12557), which are told their length.
+pub fn tick_conditions(config: &Config, tokens: usize, steps: u32, first: bool) -> Vec<f32> {
+    let length = 1.0 / steps as f32;
+    let condition = |i: u32| Condition {
+        level: i as f32 * length,
+        step: if first { 0.0 } else { length },
+        context_noise: config.scheduler.context_noise,
+        has_previous: !first,
+    };
+    (0..steps).flat_map(|i| condition(i).vector(&config.msdit, tokens)).collect()
+}
+
+pub fn prompt_plan(x: &PlanContext<'_>, steps: u32) -> Result<PromptPlan, ComputeError> {
+    let (c, text, m) = (x.config(), &x.config().text, &x.config().msdit);
+    let mut net = x.net("prompt");
+    let count = net.builder().param();
+    let words = x.input(&mut net, "words", text.max_length, text.d_model); // [L, Dt]
+    let features = x.input(&mut net, "position_features", x.tokens(), m.position_channels());
+    let conditions = x.input(&mut net, "conditions", steps as usize, m.condition_channels()); // [S, E]
+
+    let y = t5::encode(&mut net, text, words, count)?; // [L, Dt]
+    for i in 0..m.num_layers {
+        if let Some(keys) = x.layout.text_keys[i] {
+            let keys = net.state(keys); // [L, 2D]
+            let place = format!("{}.transformer_blocks.{i}.cross_attn", msdit::COMPONENT);
+            net.at(&place, |net| msdit::cross_keys(net, y, m.heads(), keys, m.norm_eps))?;
+        }
+    }
+    let pooled = net.state(x.layout.text_pool); // [1, D]
+    msdit::pool_text(&mut net, c.text.num_heads, y, count, pooled)?;
+    let modulation = x.layout.modulation(&mut net);
+    msdit::modulate(&mut net, m, conditions, pooled, modulation)?;
+    let position = net.state(x.layout.position); // [N, D]
+    msdit::position(&mut net, features, position)?;
+    let (words, features, conditions) = (words.tensor, features.tensor, conditions.tensor);
+    Ok(PromptPlan { recorded: net.finish()?, words, features, conditions })
+}
+
+/// Encodes an instruction into the keys and values of InstructNet. Params: tokens of the instruction.
+pub struct InstructionPlan {
+    pub recorded: Recorded,
+    /// Rows of the table of words [L, Dt].
+    pub words: Tensor,
+}
+
+pub fn instruction_plan(x: &PlanContext<'_>) -> Result<InstructionPlan, ComputeError> {
+    let (text, m) = (&x.config().text, &x.config().msdit);
+    let mut net = x.net("instruction");
+    let count = net.builder().param();
+    let words = x.input(&mut net, "words", text.max_length, text.d_model); // [L, Dt]
+    let y = t5::encode(&mut net, text, words, count)?; // [L, Dt]
+    for i in 0..m.num_layers {
+        if let Some(keys) = x.layout.instruct_keys[i] {
+            let keys = net.state(keys); // [L, 2D]
+            let place = format!("{}.blocks.{i}.instruction", instructnet::COMPONENT);
+            net.at(&place, |net| msdit::cross_keys(net, y, m.heads(), keys, m.norm_eps))?;
+        }
+    }
+    Ok(InstructionPlan { recorded: net.finish()?, words: words.tensor })
+}
+
+/// What every plan that passes a frame through the transformer is given. Params, in order: tokens of the prompt, tokens
+/// of the instruction, slot of the ring, frames in the ring with this one.
+pub struct FrameInputs {
+    /// [N, 2Z]: the noisy latent, then the frame before or the noise that is mixed into it.
+    pub tokens: Tensor,
+    /// Keys of this frame and of the one before [1, 2A].
+    pub keys: Tensor,
+    /// Rotary tables of the frame's position, each [1, hd] f32.
+    pub cos: Tensor,
+    pub sin: Tensor,
+    /// Condition vectors [S, E], if the plan does not find its modulation in the state.
+    pub conditions: Option<Tensor>,
+}
+
+/// One tick: all denoising steps of a frame, and its way to a picture.
+pub struct TickPlan {
+    pub recorded: Recorded,
+    pub inputs: FrameInputs,
+    /// I420 bytes of the picture.
+    pub picture: Tensor,
+    /// The frame's latent [N, Z].
+    pub latent: Tensor,
+}
+
+/// Inputs and parameters of [`FrameInputs`], the tokens as a view, and the modulation.
+fn frame_inputs(
+    x: &PlanContext<'_>,
+    net: &mut Net,
+    steps: Option<u32>,
+) -> Result<(FrameInputs, View, Tick, Modulation), ComputeError> {
+    let (c, m) = (x.config(), &x.config().msdit);
+    let params = [net.builder().param(), net.builder().param(), net.builder().param(), net.builder().param()];
+    let [text_count, instruct_count, slot, ring_count] = params;
+    let tokens = x.input(net, "tokens", x.tokens(), 2 * m.latent_channels); // [N, 2Z]
+    let keys = x.input(net, "keys", 1, 2 * c.instruct.action_count); // [1, 2A]
+    let cos = net.builder().input("rope_time_cos", &[1, m.head_dim], DType::F32);
+    let sin = net.builder().input("rope_time_sin", &[1, m.head_dim], DType::F32);
+    let rope_time = Rope { cos, sin };
+    let actions = instructnet::actions(net, &c.instruct, keys)?;
+    let tick = Tick { text_count, instruct_count, slot, ring_count, rope_time, actions };
+    let (modulation, conditions) = match steps {
+        None => (x.layout.modulation(net), None),
+        Some(steps) => {
+            let steps = steps as usize;
+            let conditions = x.input(net, "conditions", steps, m.condition_channels()); // [S, E]
+            let blocks = net.temp("modulation", steps * m.num_layers * MODULATIONS, m.hidden_size);
+            let head = net.temp("head_modulation", steps, 2 * m.hidden_size); // [S, 2D]
+            let modulation = Modulation { blocks, head };
+            let pooled = net.state(x.layout.text_pool); // [1, D]
+            msdit::modulate(net, m, conditions, pooled, modulation)?;
+            (modulation, Some(conditions.tensor))
+        }
+    };
+    Ok((FrameInputs { tokens: tokens.tensor, keys: keys.tensor, cos, sin, conditions }, tokens, tick, modulation))
+}
+
+/// The plan of a tick with `steps` denoising steps. `first` is the very first frame of a text-only start.
+///
+/// The tokens' first half begins as noise and ends as the latent; the second half begins as noise and becomes
+/// `(previous + context_noise * noise) / sqrt(1 + context_noise^2)`. For the first frame the second half must be zeros.
+pub fn tick_plan(x: &PlanContext<'_>, steps: u32, first: bool) -> Result<TickPlan, ComputeError> {
+    let (c, m) = (x.config(), &x.config().msdit);
+    let mut net = x.net(if first { "first frame" } else { "frame" });
+    let (inputs, tokens, tick, modulation) = frame_inputs(x, &mut net, first.then_some(steps))?;
+    let z = m.latent_channels;
+    let (latent, context) = (tokens.columns(0, z), tokens.columns(z, z)); // 2 x [N, Z]
+    let previous = net.state(x.layout.previous); // [N, Z]
+    let noise = c.scheduler.context_noise;
+    let norm = 1.0 / (1.0 + noise * noise).sqrt();
+    net.push("context", Axpy { x: context, v: previous, alpha: noise * norm, beta: norm, y: context })?;
+    for s in 0..steps as usize {
+        net.label = format!("step {s}: ");
+        let v = msdit::pass(&mut net, (m, x.layout), tokens, (modulation, s), &tick)?; // [N, Z]
+        net.push("euler", Axpy { x: latent, v, alpha: 1.0, beta: 1.0 / steps as f32, y: latent })?;
+    }
+    net.label = "decode: ".to_string();
+    let kept = net.temp("latent", latent.rows, z); // [N, Z]
+    net.push("latent", Copy { x: latent, y: kept })?;
+    net.push("previous", Copy { x: latent, y: previous })?;
+    net.builder().output(kept.tensor);
+    let features = vae::decode_memory(&mut net, &c.vae, kept, x.latent(), x.layout.decoder, first)?;
+    let features = vae::decode_frame(&mut net, &c.vae, features)?; // [8h * 8w, 48]
+    let picture = features.to_i420(&mut net, x.size.width, x.size.height)?;
+    Ok(TickPlan { recorded: net.finish()?, inputs, picture, latent: kept.tensor })
+}
+
+/// One pass of a frame that is given: its keys and values go into the rings, and the decoder remembers it.
+pub struct SeedPlan {
+    pub recorded: Recorded,
+    /// The tokens are the latent and the noised frame before it (zeros if there is none).
+    pub inputs: FrameInputs,
+    /// Velocity [N, Z], which nothing but tests reads.
+    pub velocity: Tensor,
+}
+
+/// Condition vector [1, E] of a given frame.
+pub fn seed_condition(config: &Config, tokens: usize, has_previous: bool) -> Vec<f32> {
+    let context_noise = config.scheduler.context_noise;
+    Condition { level: SEED_LEVEL, step: 0.0, context_noise, has_previous }.vector(&config.msdit, tokens)
+}
+
+/// `first`: nothing came before the frame.
+pub fn seed_plan(x: &PlanContext<'_>, first: bool) -> Result<SeedPlan, ComputeError> {
+    let (c, m) = (x.config(), &x.config().msdit);
+    let mut net = x.net("seed");
+    let (inputs, tokens, tick, modulation) = frame_inputs(x, &mut net, Some(1))?;
+    let latent = tokens.columns(0, m.latent_channels); // [N, Z]
+    let v = msdit::pass(&mut net, (m, x.layout), tokens, (modulation, 0), &tick)?; // [N, Z]
+    net.builder().output(v.tensor);
+    let previous = net.state(x.layout.previous); // [N, Z]
+    net.push("previous", Copy { x: latent, y: previous })?;
+    vae::decode_memory(&mut net, &c.vae, latent, x.latent(), x.layout.decoder, first)?;
+    Ok(SeedPlan { recorded: net.finish()?, inputs, velocity: v.tensor })
+}
+
+/// Encodes one picture; works on no session.
+pub struct EncodePlan {
+    pub recorded: Recorded,
+    /// Red, green, blue in -1..1 [32h * 32w, 3].
+    pub pixels: Tensor,
+    /// Latent [N, Z] of mean 0 and deviation 1.
+    pub latent: Tensor,
+}
+
+pub fn encode_plan(
+    model: &Model,
+    size: FrameSize,
+    precision: Precision,
+    state: &Arc<StateLayout>,
+    probing: bool,
+) -> Result<EncodePlan, ComputeError> {
+    let c = &model.config().vae;
+    let (h, w) = size.latent(c.spatial_factor);
+    let padded = (h * c.spatial_factor, w * c.spatial_factor);
+    let name = format!("encode {}x{}", size.width, size.height);
+    let mut net = Net::new(&name, precision, model.weights(), state, probing);
+    let pixels = net.builder().input("pixels", &[padded.0 * padded.1, 3], precision.dtype());
+    let view = net.view(pixels);
+    let latent = vae::encode(&mut net, c, view, padded)?; // [N, Z]
+    net.builder().output(latent.tensor);
+    Ok(EncodePlan { recorded: net.finish()?, pixels, latent: latent.tensor })
+}

@@ -1,0 +1,96 @@
+//! What a session keeps on the device between ticks.
+//!
+//! N tokens of a frame, D `hidden_size`, Z latent channels, L text tokens, S denoising steps, W window.
+
+use std::sync::Arc;
+
+use super::config::Config;
+use super::msdit::{MODULATIONS, Modulation};
+use super::net::Net;
+use super::vae;
+use crate::compute::op::Rope;
+use crate::compute::{DType, Precision, StateLayout};
+
+/// Size of a session's frames. Pixels are padded up to whole latents inside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FrameSize {
+    pub width: usize,
+    pub height: usize,
+}
+
+impl FrameSize {
+    /// Latent height and width where one latent stands for `factor` x `factor` pixels.
+    pub fn latent(self, factor: usize) -> (usize, usize) {
+        (self.height.div_ceil(factor), self.width.div_ceil(factor))
+    }
+}
+
+/// Where the tensors of a session's state are in its layout.
+#[derive(Debug)]
+pub struct SessionLayout {
+    pub layout: Arc<StateLayout>,
+    /// Spatial rotary tables [N, hd] f32.
+    rope_cos: usize,
+    rope_sin: usize,
+    /// Position embedding [N, D].
+    pub position: usize,
+    /// Keys and values of the prompt [L, 2D], for every block that attends to it.
+    pub text_keys: Vec<Option<usize>>,
+    /// Keys and values of the instruction [L, 2D], for every block that a fusion block follows.
+    pub instruct_keys: Vec<Option<usize>>,
+    /// Pooled prompt [1, D].
+    pub text_pool: usize,
+    /// Modulation of the steps of a tick: blocks [S * layers * 9, D], head [S, 2D].
+    modulation: usize,
+    head: usize,
+    /// Keys and values of the window's frames [W, N, D], for every block.
+    pub rings: Vec<(usize, usize)>,
+    /// Latent of the frame before [N, Z]; zeros at the start.
+    pub previous: usize,
+    /// The decoder's memory of the frame before.
+    pub decoder: [usize; 2],
+}
+
+impl SessionLayout {
+    /// The layout of sessions of one size and number of steps.
+    pub fn new(config: &Config, size: FrameSize, steps: usize, precision: Precision) -> SessionLayout {
+        let c = &config.msdit;
+        let (h, w) = size.latent(config.vae.spatial_factor);
+        let (n, d, l, float) = (h * w, c.hidden_size, config.text.max_length, precision.dtype());
+        let mut layout = StateLayout::default();
+        let mut keys = |name: String, there: bool| there.then(|| layout.add(name, &[l, 2 * d], float));
+        let text_keys = (0..c.num_layers).map(|i| keys(format!("text_keys.{i}"), c.has_cross_attention(i))).collect();
+        let instruct = &config.instruct;
+        let instruct_keys =
+            (0..c.num_layers).map(|i| keys(format!("instruct_keys.{i}"), instruct.applies(i))).collect();
+        let mut ring = |name: String| layout.add(name, &[c.window, n, d], float);
+        let rings = (0..c.num_layers).map(|i| (ring(format!("ring_k.{i}")), ring(format!("ring_v.{i}")))).collect();
+        SessionLayout {
+            text_keys,
+            instruct_keys,
+            rings,
+            rope_cos: layout.add("rope_cos", &[n, c.head_dim], DType::F32),
+            rope_sin: layout.add("rope_sin", &[n, c.head_dim], DType::F32),
+            position: layout.add("position", &[n, d], float),
+            text_pool: layout.add("text_pool", &[1, d], float),
+            modulation: layout.add("modulation", &[steps * c.num_layers * MODULATIONS, d], float),
+            head: layout.add("head_modulation", &[steps, 2 * d], float),
+            previous: layout.add("previous", &[n, c.latent_channels], float),
+            decoder: vae::add_state(&config.vae, (h, w), float, &mut layout),
+            layout: Arc::new(layout),
+        }
+    }
+
+    /// Layout indices and values of what the host writes into a new state.
+    pub fn tables(&self, geometry: super::msdit::Geometry) -> [(usize, Vec<f32>); 2] {
+        [(self.rope_cos, geometry.cos), (self.rope_sin, geometry.sin)]
+    }
+
+    pub(super) fn rope_space(&self, net: &mut Net) -> Rope {
+        Rope { cos: net.state(self.rope_cos).tensor, sin: net.state(self.rope_sin).tensor }
+    }
+
+    pub(super) fn modulation(&self, net: &mut Net) -> Modulation {
+        Modulation { blocks: net.state(self.modulation), head: net.state(self.head) }
+    }
+}

@@ -1,0 +1,369 @@
+//! The model against recorded inputs and outputs of its PyTorch modules, layer by layer, on every executor.
+//!
+//! `GAMEGEN_TEST_MODEL` and `GAMEGEN_TEST_FIXTURES` name other folders than the shipped ones.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+use gamegend::compute::{DeviceKind, Executor, Output, Precision, Run, StateLayout, cpu, reference};
+use gamegend::model::net::Net;
+use gamegend::model::plans;
+use gamegend::model::sampler::{Stream, StreamPlans};
+use gamegend::model::state::{FrameSize, SessionLayout};
+use gamegend::model::{Keys, Model, msdit, vae};
+use safetensors::SafeTensors;
+
+/// Largest error that is allowed, as a part of the largest value.
+const F32_ERROR: f32 = 1e-3;
+const F16_ERROR: f32 = 2e-2;
+
+fn folder(variable: &str, default: &str) -> PathBuf {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    std::env::var_os(variable).map_or_else(|| root.join(default), PathBuf::from)
+}
+
+fn model() -> Arc<Model> {
+    static MODEL: OnceLock<Arc<Model>> = OnceLock::new();
+    let load = || Model::load(&folder("GAMEGEN_TEST_MODEL", "models/gamegen-x-mini")).expect("the shipped model loads");
+    MODEL.get_or_init(load).clone()
+}
+
+/// One file of recorded tensors.
+struct Fixture {
+    tensors: BTreeMap<String, Tensor>,
+    metadata: BTreeMap<String, String>,
+}
+
+#[derive(Clone)]
+struct Tensor {
+    dims: Vec<usize>,
+    data: Vec<f32>,
+}
+
+impl Fixture {
+    fn open(name: &str) -> Fixture {
+        let path = folder("GAMEGEN_TEST_FIXTURES", "tests/fixtures").join(format!("{name}.safetensors"));
+        let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let (_, header) = SafeTensors::read_metadata(&bytes).expect("a fixture has a header");
+        let metadata: BTreeMap<_, _> = header.metadata().clone().unwrap_or_default().into_iter().collect();
+        assert_hash(&metadata["model_sha256"]);
+        let file = SafeTensors::deserialize(&bytes).expect("a fixture is whole");
+        let value = |view: &safetensors::tensor::TensorView<'_>| {
+            let word = |c: &[u8]| [c[0], c[1], c[2], c[3]];
+            let ints = view.dtype() == safetensors::Dtype::I32;
+            let number = |c| if ints { i32::from_le_bytes(word(c)) as f32 } else { f32::from_le_bytes(word(c)) };
+            Tensor { dims: view.shape().to_vec(), data: view.data().chunks_exact(4).map(number).collect() }
+        };
+        Fixture { tensors: file.iter().map(|(n, v)| (n.to_string(), value(&v))).collect(), metadata }
+    }
+
+    fn get(&self, name: &str) -> &Tensor {
+        self.tensors.get(name).unwrap_or_else(|| panic!("the fixture has no {name}"))
+    }
+
+    fn data(&self, name: &str) -> &[f32] {
+        &self.get(name).data
+    }
+
+    /// A picture [C, h, w] as rows of channels [h * w, C].
+    fn rows(&self, name: &str) -> Vec<f32> {
+        let t = self.get(name);
+        let pixels = t.dims[1] * t.dims[2];
+        (0..pixels).flat_map(|p| (0..t.dims[0]).map(move |c| c * pixels + p)).map(|i| t.data[i]).collect()
+    }
+
+    fn ids(&self, name: &str) -> Vec<u32> {
+        self.data(name).iter().map(|v| *v as u32).collect()
+    }
+
+    fn keys(&self, name: &str) -> Keys {
+        Keys(self.data(name).iter().enumerate().map(|(i, v)| u8::from(*v > 0.5) << i).sum())
+    }
+
+    fn number(&self, name: &str) -> usize {
+        self.metadata[name].parse().unwrap_or_else(|e| panic!("{name}: {e}"))
+    }
+}
+
+fn assert_hash(recorded: &str) {
+    assert_eq!(
+        recorded,
+        model().info().hash,
+        "the fixtures were recorded from another model: run `python3 training/fixtures.py models/gamegen-x-mini tests/fixtures`"
+    );
+}
+
+/// Compares values with the recorded ones.
+struct Judge {
+    name: String,
+    allowed: f32,
+    worst: (f32, String),
+}
+
+impl Judge {
+    fn same(&mut self, what: &str, found: &[f32], recorded: &[f32]) {
+        assert_eq!(found.len(), recorded.len(), "{}: {what}", self.name);
+        let largest = recorded.iter().fold(0.0f32, |m, v| m.max(v.abs())).max(1e-6);
+        let off = found.iter().zip(recorded).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
+        let error = off / largest;
+        assert!(error <= self.allowed, "{}: {what} is off by {error:e} of its largest value {largest}", self.name);
+        assert!(found.iter().all(|v| v.is_finite()), "{}: {what}", self.name);
+        if error > self.worst.0 {
+            self.worst = (error, what.to_string());
+        }
+    }
+}
+
+impl Drop for Judge {
+    fn drop(&mut self) {
+        println!("{}: largest error {:e} at {}", self.name, self.worst.0, self.worst.1);
+    }
+}
+
+/// Runs a check on every executor that is here, with the weights loaded.
+fn on_every_executor(check: impl Fn(&mut dyn Executor, &mut Judge)) {
+    let mut all: Vec<Box<dyn Executor>> = vec![
+        Box::new(reference::ReferenceExecutor::new(Precision::F32)),
+        Box::new(reference::ReferenceExecutor::new(Precision::F16)),
+        Box::new(cpu::CpuExecutor::new(2).expect("two threads")),
+    ];
+    all.extend(vulkan());
+    for mut executor in all {
+        executor.load_weights(model().weights()).expect("weights fit into memory");
+        let info = executor.device().clone();
+        let allowed = if info.precision == Precision::F32 { F32_ERROR } else { F16_ERROR };
+        let name = format!("{:?} {:?} ({})", info.kind, info.precision, info.name);
+        check(&mut *executor, &mut Judge { name, allowed, worst: (0.0, String::new()) });
+    }
+}
+
+/// Vulkan drivers, in both precisions.
+fn vulkan() -> Vec<Box<dyn Executor>> {
+    Vec::new()
+}
+
+#[test]
+fn tokenizer_gives_the_recorded_ids() {
+    #[derive(serde::Deserialize)]
+    struct Case {
+        text: String,
+        ids: Vec<u32>,
+    }
+    #[derive(serde::Deserialize)]
+    struct File {
+        model_sha256: String,
+        max_length: usize,
+        cases: Vec<Case>,
+    }
+    let path = folder("GAMEGEN_TEST_FIXTURES", "tests/fixtures").join("tokenizer.json");
+    let file: File = serde_json::from_slice(&std::fs::read(path).expect("the file is there")).expect("it is JSON");
+    assert_hash(&file.model_sha256);
+    let model = model();
+    assert!(!file.cases.is_empty());
+    for case in file.cases {
+        let count = model.count_tokens(&case.text);
+        if count <= file.max_length {
+            let ids = model.tokenizer().encode("prompt", &case.text).expect("it fits");
+            assert_eq!(ids, case.ids, "{:?}", case.text);
+            assert_eq!(count, ids.len());
+        } else {
+            assert_eq!(case.ids.len(), file.max_length, "a longer text was cut");
+            let error = model.tokenizer().encode("prompt", &case.text).expect_err("texts are never cut in silence");
+            assert!(error.to_string().contains("prompt"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn text_encoder() {
+    let fixture = Fixture::open("text_encoder");
+    on_every_executor(|executor, judge| {
+        let size = FrameSize { width: 64, height: 64 };
+        let plans = StreamPlans::with_probes(&model(), executor, size, 1, 1, true).expect("plans");
+        let plans = Arc::new(plans);
+        for i in 0..3 {
+            let ids = fixture.ids(&format!("prompt.{i}.ids"));
+            let mut stream = Stream::open(&plans, executor, &ids).expect("a stream");
+            let layers = model().config().text.num_layers;
+            let names = (0..layers).map(|j| format!("block.{j}"));
+            for name in names.chain(["embedding".to_string(), "output".to_string()]) {
+                let recorded = fixture.data(&format!("prompt.{i}.{name}"));
+                judge.same(&format!("prompt {i} {name}"), &stream.probes[&name][..recorded.len()], recorded);
+            }
+            stream.set_instruction(executor, &ids).expect("an instruction");
+            let recorded = fixture.data(&format!("prompt.{i}.output"));
+            judge.same(&format!("instruction {i}"), &stream.probes["output"][..recorded.len()], recorded);
+            stream.close(executor);
+        }
+    });
+}
+
+#[test]
+fn vae_encoder() {
+    let fixture = Fixture::open("vae");
+    let (width, height) = (fixture.number("width"), fixture.number("height"));
+    on_every_executor(|executor, judge| {
+        let mut layout = StateLayout::default();
+        layout.add("unused", &[1], gamegend::compute::DType::F32);
+        let layout = Arc::new(layout);
+        let precision = executor.device().precision;
+        let plan = plans::encode_plan(&model(), FrameSize { width, height }, precision, &layout, true).expect("a plan");
+        let id = executor.prepare(plan.recorded.plan.clone()).expect("it prepares");
+        let state = executor.create_state(&layout).expect("a state");
+        let pixels = fixture.rows("encoder.input");
+        let mut names = vec![("latent".to_string(), plan.latent)];
+        names.extend(plan.recorded.probes.clone());
+        let room = |t| vec![0.0; plan.recorded.plan.tensors.shape(t).elements()];
+        let mut values: Vec<Vec<f32>> = names.iter().map(|(_, t)| room(*t)).collect();
+        let mut outputs: Vec<_> = names.iter().zip(&mut values).map(|((_, t), v)| (*t, Output::F32(v))).collect();
+        let inputs = [(plan.pixels, &pixels[..])];
+        let run = Run { plan: id, state, inputs: &inputs, params: &[], outputs: &mut outputs, profile: None };
+        executor.run(run).expect("it runs");
+        assert!(names.len() > 5);
+        for ((name, _), value) in names.iter().zip(&values) {
+            let name = name.strip_prefix("encoder.").unwrap_or(name);
+            judge.same(name, value, &fixture.rows(&format!("encoder.{name}")));
+        }
+    });
+}
+
+#[test]
+fn vae_decoder_streams() {
+    let fixture = Fixture::open("vae");
+    let size = FrameSize { width: fixture.number("width"), height: fixture.number("height") };
+    let model = model();
+    let c = &model.config().vae;
+    on_every_executor(|executor, judge| {
+        let precision = executor.device().precision;
+        let layout = SessionLayout::new(model.config(), size, 1, precision);
+        let state = executor.create_state(&layout.layout).expect("a state");
+        for frame in 0..3 {
+            let mut net = Net::new("decode", precision, model.weights(), &layout.layout, true);
+            let (h, w) = size.latent(c.spatial_factor);
+            let latent = net.builder().input("latent", &[h * w, c.latent_channels], precision.dtype());
+            let view = net.view(latent);
+            let f = vae::decode_memory(&mut net, c, view, (h, w), layout.decoder, frame == 0).expect("shapes agree");
+            vae::decode_frame(&mut net, c, f).expect("shapes agree");
+            let recorded = net.finish().expect("a plan");
+            let plan = executor.prepare(recorded.plan.clone()).expect("it prepares");
+            let room = |t| vec![0.0; recorded.plan.tensors.shape(t).elements()];
+            let mut values: Vec<Vec<f32>> = recorded.probes.iter().map(|(_, t)| room(*t)).collect();
+            let outputs = recorded.probes.iter().zip(&mut values).map(|((_, t), v)| (*t, Output::F32(v)));
+            let mut outputs: Vec<_> = outputs.collect();
+            let latents = fixture.rows(&format!("decoder.{frame}.latent"));
+            let inputs = [(latent, &latents[..])];
+            let run = Run { plan, state, inputs: &inputs, params: &[], outputs: &mut outputs, profile: None };
+            executor.run(run).expect("it runs");
+            assert!(values.len() > 6);
+            for ((name, _), value) in recorded.probes.iter().zip(&values) {
+                let name = name.strip_prefix("decoder.").expect("all probes are the decoder's");
+                let recorded = match name {
+                    "conv_out" => unshuffled(fixture.get(&format!("decoder.{frame}.pixels"))),
+                    _ => fixture.rows(&format!("decoder.{frame}.{name}")),
+                };
+                judge.same(&format!("frame {frame} {name}"), value, &recorded);
+            }
+        }
+    });
+}
+
+/// Pixels [3, H, W] as features of 4x4 patches [H/4 * W/4, 48].
+fn unshuffled(pixels: &Tensor) -> Vec<f32> {
+    let (height, width) = (pixels.dims[1], pixels.dims[2]);
+    let mut out = Vec::with_capacity(pixels.data.len());
+    for (y, x) in (0..height / 4).flat_map(|y| (0..width / 4).map(move |x| (y, x))) {
+        for (c, i) in (0..3).flat_map(|c| (0..16).map(move |i| (c, i))) {
+            out.push(pixels.data[(c * height + y * 4 + i / 4) * width + x * 4 + i % 4]);
+        }
+    }
+    out
+}
+
+/// Tokens [N, 2Z] from two pictures [N, Z].
+fn side_by_side(a: &[f32], b: &[f32], z: usize) -> Vec<f32> {
+    a.chunks(z).zip(b.chunks(z)).flat_map(|(a, b)| a.iter().chain(b)).copied().collect()
+}
+
+/// Three passes of a stream; every recorded value of the transformer and InstructNet.
+fn passes(name: &str) {
+    let fixture = Fixture::open(name);
+    let model = model();
+    let c = &model.config().msdit;
+    let factor = model.config().vae.spatial_factor;
+    let size =
+        FrameSize { width: fixture.number("latent_width") * factor, height: fixture.number("latent_height") * factor };
+    on_every_executor(|executor, judge| {
+        let plans = Arc::new(StreamPlans::with_probes(&model, executor, size, 1, 1, true).expect("plans"));
+        let mut stream = Stream::open(&plans, executor, &fixture.ids("text_ids")).expect("a stream");
+        let recorded = fixture.data("text");
+        judge.same("text", &stream.probes["output"][..recorded.len()], recorded);
+        stream.set_instruction(executor, &fixture.ids("instruction_ids")).expect("an instruction");
+        for i in 0..3 {
+            let at = |name: &str| format!("frame.{i}.{name}");
+            let tokens = side_by_side(&fixture.rows(&at("x")), &fixture.rows(&at("previous")), c.latent_channels);
+            stream.noise().copy_from_slice(&tokens);
+            let condition = msdit::Condition {
+                level: fixture.data(&at("level"))[0],
+                step: fixture.data(&at("step_size"))[0],
+                context_noise: model.config().scheduler.context_noise,
+                has_previous: i > 0,
+            };
+            let mut v = vec![0.0; tokens.len() / 2];
+            let condition = condition.vector(c, plans.tokens());
+            stream.pass(executor, &condition, fixture.keys(&at("keys")), &mut v).expect("a pass");
+            assert!(stream.probes.len() > c.num_layers);
+            for (name, value) in &stream.probes {
+                if let Some(recorded) = fixture.tensors.get(&at(name)) {
+                    judge.same(&at(name), value, &recorded.data);
+                }
+            }
+            judge.same(&at("v"), &v, &fixture.rows(&at("v")));
+        }
+        stream.close(executor);
+    });
+}
+
+#[test]
+fn transformer_and_instructnet() {
+    let fixture = Fixture::open("msdit");
+    let blocks =
+        (0..model().config().msdit.num_layers).all(|i| fixture.tensors.contains_key(&format!("frame.2.block.{i}")));
+    assert!(blocks, "every block is recorded");
+    passes("msdit");
+}
+
+#[test]
+fn transformer_at_320x192() {
+    passes("msdit_320x192");
+}
+
+#[test]
+fn sampler_streams_from_text_alone() {
+    let fixture = Fixture::open("sampler");
+    let model = model();
+    let factor = model.config().vae.spatial_factor;
+    let size =
+        FrameSize { width: fixture.number("latent_width") * factor, height: fixture.number("latent_height") * factor };
+    let (steps, first_steps) = (fixture.number("steps") as u32, fixture.number("first_steps") as u32);
+    let z = model.config().msdit.latent_channels;
+    on_every_executor(|executor, judge| {
+        let plans = StreamPlans::with_probes(&model, executor, size, steps, first_steps, true).expect("plans");
+        let plans = Arc::new(plans);
+        let mut stream = Stream::open(&plans, executor, &fixture.ids("text_ids")).expect("a stream");
+        stream.set_instruction(executor, &fixture.ids("instruction_ids")).expect("an instruction");
+        let mut picture = vec![0; size.width * size.height * 3 / 2];
+        for i in 0..3 {
+            let at = |name: &str| format!("frame.{i}.{name}");
+            let noise = side_by_side(&fixture.rows(&at("noise")), &fixture.rows(&at("context_noise")), z);
+            stream.noise().copy_from_slice(&noise);
+            stream.tick(executor, fixture.keys(&at("keys")), &mut picture, None).expect("a tick");
+            judge.same(&at("latent"), stream.latent(), &fixture.rows(&at("latent")));
+        }
+        judge.same("pixels", &stream.probes["decoder.conv_out"], &unshuffled(fixture.get("frame.2.pixels")));
+        stream.close(executor);
+        if executor.device().kind == DeviceKind::Reference {
+            assert!(picture.iter().any(|b| *b != picture[0]), "the picture is not flat");
+        }
+    });
+}
