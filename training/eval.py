@@ -54,14 +54,16 @@ def opposite_keys(preview: Preview, count: int, frames: int, steps: int) -> dict
             made, truth, _, _ = preview.continuation(count, keys, 77, steps, perspective=view, weather=0, effects=0)
             for kind, clip in (("made", made), ("truth", truth)):
                 # The first generated frames still carry the motion of the seed.
-                measured[name, key, kind] = np.array([[v[SEED_FRAMES + 2:].mean() for v in flow_of(c.numpy())] for c in clip])
+                flows = [[v[SEED_FRAMES + 2:].mean() for v in flow_of(c.numpy())] for c in clip]
+                measured[name, key, kind] = np.array(flows)  # [B,2]
     result = {}
     for name in captions.PERSPECTIVE:
         for kind in ("made", "truth"):
             get = lambda key, i: measured[name, key, kind][:, i]
             result[f"{name}_{kind}"] = {
                 "turn_sign": round(float((get("A", 0) > get("D", 0)).mean()), 3),
-                "turn_shift_a": round(float(get("A", 0).mean()), 3), "turn_shift_d": round(float(get("D", 0).mean()), 3),
+                "turn_shift_a": round(float(get("A", 0).mean()), 3),
+                "turn_shift_d": round(float(get("D", 0).mean()), 3),
                 "walk_sign": round(float((get("W", 1) > get("S", 1)).mean()), 3),
                 "expansion_w": round(float(get("W", 1).mean()), 3), "expansion_s": round(float(get("S", 1).mean()), 3),
             }

@@ -14,7 +14,8 @@ set -u
 minutes=$1 plan=$2 start=$3
 here=$(cd "$(dirname "$0")" && pwd)
 export OUT=${OUT:-out} STATE=${STATE:-/tmp/gamegen-state}
-export TORCHINDUCTOR_CACHE_DIR=$STATE/inductor TRITON_CACHE_DIR=$STATE/triton PYTORCH_ALLOC_CONF=expandable_segments:True
+export TORCHINDUCTOR_CACHE_DIR=$STATE/inductor TRITON_CACHE_DIR=$STATE/triton
+export PYTORCH_ALLOC_CONF=expandable_segments:True
 mkdir -p "$OUT" "$STATE"
 python=${PYTHON:-python3}
 begin=$(date +%s)
@@ -23,7 +24,7 @@ end=$(awk "BEGIN { print int($begin + 60 * $minutes - 10) }")
 # at SHARE: the moment when that share of the time is over, in seconds since 1970.
 at() { awk "BEGIN { print int($begin + ($end - $begin) * $1) }"; }
 
-# train SCRIPT UNTIL ARGUMENT...: a failed run goes on from its last state, without compilation and with a smaller batch.
+# train SCRIPT UNTIL ARGUMENT...: a failed run goes on from its last state, not compiled and with a smaller batch.
 train() {
     script=$1 until=$2
     shift 2
@@ -61,7 +62,8 @@ fi
 left=$((end - $(date +%s)))
 [ "$left" -gt 0 ] || left=1
 echo "evaluation: $left s left"
-timeout "$left" "$python" "$here/eval.py" "$STATE/model" --tag "$plan" --parts "$parts" --context-noises "${NOISES:-0.05,0.15}"
+timeout "$left" "$python" "$here/eval.py" "$STATE/model" --tag "$plan" --parts "$parts" \
+    --context-noises "${NOISES:-0.05,0.15}"
 status=$?
 ls -l "$OUT"
 exit $status

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks of the Python modules: shapes, causality, streaming against whole sequences, storage. Run with plain python."""
+"""Checks of the Python modules: shapes, causality, streaming against whole sequences, storage."""
 import json
 import sys
 import tempfile
@@ -58,7 +58,8 @@ def sequence(model, x, before, has, keys, mask=None):
     previous = torch.cat([torch.zeros_like(keys[:, :1]), keys[:, :-1]], 1)
     hook = model.instructnet.bind(keys, previous, text[:, None], text_mask[:, None])
     mask = msdit.causal_mask(b, t, "cpu") if mask is None else mask
-    return model.dit(x, half, half, before, torch.full((b, t), 0.05), has, text, text_mask, torch.arange(t), mask, hook=hook)
+    noise = torch.full((b, t), 0.05)
+    return model.dit(x, half, half, before, noise, has, text, text_mask, torch.arange(t), mask, hook=hook)
 
 
 def test_dit_is_causal_and_streams(model):

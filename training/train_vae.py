@@ -53,7 +53,8 @@ def pyramid_loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     loss = torch.sqrt(d * d + 1e-4).mean()
     for _ in range(3):
         small = F.avg_pool2d(d, 2)
-        loss = loss + 0.5 * (d - F.interpolate(small, scale_factor=2, mode="bilinear", align_corners=False)).abs().mean()
+        band = d - F.interpolate(small, scale_factor=2, mode="bilinear", align_corners=False)
+        loss = loss + 0.5 * band.abs().mean()
         d = small
     return loss
 

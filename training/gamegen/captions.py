@@ -102,8 +102,9 @@ SHORT_TEMPLATES = [
 ]
 
 # Words around a prompt that say nothing about the picture.
-PREFIXES = ["show me", "i want to see", "please make", "an epic scene of", "a realistic view of", "a very detailed view of",
-            "high quality video of", "an adventure in this style:", "explore", "play in", "a big open world:",
+PREFIXES = ["show me", "i want to see", "please make", "an epic scene of", "a realistic view of",
+            "a very detailed view of", "high quality video of", "an adventure in this style:", "explore",
+            "play in", "a big open world:",
             "imagine", "create a game with", "generate"]
 
 # Free instructions; each list entry says only what changes.

@@ -81,7 +81,7 @@ def context_levels(flags: dict, steps: torch.Tensor, frames: int, seeded: float)
 
 
 def make(clips: dict, frames: int, offset: int, mix: Mix, frozen: bool) -> dict:
-    """clips: latents and own [B,n,Z,h,w] (own equals latents for real clips), steps [B], is_own [B], keys, select, texts.
+    """clips: latents, own [B,n,Z,h,w] (equal for real clips), steps [B], is_own [B], keys, select, texts.
 
     Returns the inputs of one pass over 2T frames and what the loss needs. `frozen`: the InstructNet phase, in which
     InstructNet is always on and there are no single images.
@@ -121,8 +121,9 @@ def make(clips: dict, frames: int, offset: int, mix: Mix, frozen: bool) -> dict:
     empty[:, 0] = 1
     caption = torch.where(chance(mix.text_dropped)[:, None], empty, clips["caption"])
     return {
-        "x": (1 - wide(t)) * noise + wide(t) * clean, "t": t, "d": d, "previous": noised(before.repeat(1, 2, 1, 1, 1), ps),
-        "ps": ps, "has": has, "mask": torch.where(image.view(b, 1, 1), alone, mask), "clean": clean, "noise": noise,
+        "x": (1 - wide(t)) * noise + wide(t) * clean, "t": t, "d": d,
+        "previous": noised(before.repeat(1, 2, 1, 1, 1), ps), "ps": ps, "has": has,
+        "mask": torch.where(image.view(b, 1, 1), alone, mask), "clean": clean, "noise": noise,
         "keys": keys[:, 1:].repeat(1, 2, 1), "previous_keys": previous_keys, "select": select[:, 1:].repeat(1, 2),
         "enabled": torch.ones(b, device=dev) if frozen else (~chance(mix.instruct_off)).float(),
         "caption": caption, "instruction": clips["instruction"], "weight": weight, "own": own, "image": image,

@@ -51,7 +51,8 @@ class InstructBlock(nn.Module):
         h = h + enabled * self.operation(h, action)
         k, v = self.instruction.keys(text.flatten(0, 1))  # [B*K,H,L,hd]
         row = (torch.arange(b, device=h.device)[:, None] * text.shape[1] + select).flatten()  # [B*T]
-        o = self.instruction(rms_as(h, self.eps).flatten(0, 1), k[row], v[row], text_mask.flatten(0, 1)[row])  # [B*T,N,D]
+        seen = text_mask.flatten(0, 1)[row]  # [B*T,L]
+        o = self.instruction(rms_as(h, self.eps).flatten(0, 1), k[row], v[row], seen)  # [B*T,N,D]
         return h + enabled * o.reshape(b, t, n, d)
 
 

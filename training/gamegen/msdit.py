@@ -173,8 +173,8 @@ class Block(nn.Module):
         x = modulate(h, m[3], m[4], self.eps).transpose(1, 2).flatten(0, 1)  # [B*N,T,D]
         q, k, v = self.temporal_attn.project(x, rope_time)  # [B*N,H,T,hd]
         if ring is not None:
-            k, v = ring[0].index_copy_(2, ring[2], k.to(ring[0].dtype)), ring[1].index_copy_(2, ring[2], v.to(ring[1].dtype))
-            k, v = k.to(q.dtype), v.to(q.dtype)  # [B*N,H,W,hd]
+            k = ring[0].index_copy_(2, ring[2], k.to(ring[0].dtype)).to(q.dtype)  # [B*N,H,W,hd]
+            v = ring[1].index_copy_(2, ring[2], v.to(ring[1].dtype)).to(q.dtype)  # [B*N,H,W,hd]
         mask = time_mask[:, None].expand(-1, n, -1, -1).flatten(0, 1)[:, None]  # [B*N,1,T,T or W]
         o = self.temporal_attn.merge(F.scaled_dot_product_attention(q, k, v, attn_mask=mask))  # [B*N,T,D]
         h = gated(h, m[5], o.reshape(b, n, t, d).transpose(1, 2))

@@ -53,7 +53,8 @@ class AttentionLayer(nn.Module):
 
     def __init__(self, cfg: dict, first: bool):
         super().__init__()
-        self.SelfAttention = SelfAttention(cfg["d_model"], cfg["num_heads"], cfg["relative_attention_num_buckets"], first)
+        buckets = cfg["relative_attention_num_buckets"]
+        self.SelfAttention = SelfAttention(cfg["d_model"], cfg["num_heads"], buckets, first)
         self.layer_norm = nn.RMSNorm(cfg["d_model"], eps=cfg["layer_norm_epsilon"])
 
     def forward(self, x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:

@@ -171,7 +171,8 @@ class Trainer:
         from export import export, pack
         begin = time.time()
         state = {"weights": {n: p.state_dict() for n, p in self.parts().items()}, "average": self.average.values,
-                 "optimizers": [o.state_dict() for o in self.optimizers], "fraction": self.fraction, "steps": self.steps}
+                 "optimizers": [o.state_dict() for o in self.optimizers], "fraction": self.fraction,
+                 "steps": self.steps}
         temporary = self.path().with_suffix(".tmp")
         torch.save(state, temporary)
         os.replace(temporary, self.path())
@@ -231,7 +232,7 @@ class Trainer:
         own = int(b * self.args.own) if len(self.replay) else 0
         real = self.pool.sample(b - own)
         real |= {"own": real["latents"], "is_own": torch.zeros(b - own, device=self.dev),
-                 "steps": torch.tensor([1.0, 2.0, 4.0], device=self.dev)[torch.randint(0, 3, (b - own,), device=self.dev)]}
+                 "steps": 2.0 ** torch.randint(0, 3, (b - own,), device=self.dev)}
         if not own:
             return real
         other = self.replay.sample(own)
@@ -347,16 +348,17 @@ class Trainer:
         tokens = self.args.batch * 2 * self.args.frames * (self.size[0] // 32) * (self.size[1] // 32)
         kinds = " ".join(f"{k} {v.item():.4f}" for k, v in self.losses.items())
         spent = " ".join(f"{k} {v:.0f}s" for k, v in self.clock.spent.items())
-        self.log(f"step {self.steps} fraction {self.fraction:.3f} loss {loss.item():.4f} norm {norm.item():.2f} | {kinds} | "
-                 f"{self.done / seconds:.2f} steps/s {self.done * tokens / seconds / 1e3:.0f}k tokens/s | {spent} | "
-                 f"{self.pool.rendered} frames rendered")
+        self.log(f"step {self.steps} fraction {self.fraction:.3f} loss {loss.item():.4f} norm {norm.item():.2f} | "
+                 f"{kinds} | {self.done / seconds:.2f} steps/s {self.done * tokens / seconds / 1e3:.0f}k tokens/s | "
+                 f"{spent} | {self.pool.rendered} frames rendered")
 
     def run(self, reserve: float):
         """Trains until `reserve` seconds before the end, then saves."""
         args = self.args
         while self.pool.filled < min(args.pool_start, args.pool) and time.time() < self.until - reserve:
             self.clock.run("render", lambda: self.pool.fill(self.chunk))
-        self.log(f"pool: {self.pool.filled} clips, {self.pool.rendered / max(0.1, self.clock.spent['render']):.0f} frames/s")
+        speed = self.pool.rendered / max(0.1, self.clock.spent["render"])
+        self.log(f"pool: {self.pool.filled} clips, {speed:.0f} frames/s")
         self.compile()
         self.clock.run("rollout", self.rollout)
         self.log(f"first rollout {self.clock.spent['rollout']:.1f}s")
