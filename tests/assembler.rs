@@ -65,6 +65,20 @@ fn messages_name_the_line_and_the_word() {
     }
 }
 
+/// The sample and all kernels with their names.
+fn texts() -> Vec<(String, String)> {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("kernels");
+    let mut texts = vec![("sample".to_string(), SAMPLE.to_string())];
+    for entry in fs::read_dir(folder).into_iter().flatten() {
+        let path = entry.expect("the folder can be listed").path();
+        if path.extension().is_some_and(|e| e == "spvasm") {
+            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            texts.push((name, fs::read_to_string(&path).expect("the kernel can be read")));
+        }
+    }
+    texts
+}
+
 /// Assembles with `spirv-as`; `None` if it is not installed or (an old one) does not know an instruction.
 fn spirv_as(text: &str) -> Option<Vec<u32>> {
     let args = ["--target-env", "spv1.6", "-o", "-", "-"];
@@ -97,14 +111,7 @@ fn words_are_those_of_spirv_as() {
         println!("skipped: spirv-as is not installed");
         return;
     }
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("kernels");
-    let mut texts = vec![("tests/data/sample.spvasm".to_string(), SAMPLE.to_string())];
-    for entry in fs::read_dir(folder).into_iter().flatten() {
-        let path = entry.expect("the folder can be listed").path();
-        if path.extension().is_some_and(|e| e == "spvasm") {
-            texts.push((path.display().to_string(), fs::read_to_string(&path).expect("the kernel can be read")));
-        }
-    }
+    let texts = texts();
     let ours = comparable(assemble(SAMPLE).expect("the sample is right"));
     assert_eq!(Some(ours), spirv_as(SAMPLE).map(comparable), "the sample uses nothing that is new");
     for (name, text) in texts {
@@ -112,5 +119,23 @@ fn words_are_those_of_spirv_as() {
         if let Some(theirs) = spirv_as(&text) {
             assert_eq!(comparable(ours), comparable(theirs), "{name}");
         }
+    }
+}
+
+#[test]
+fn modules_pass_spirv_val() {
+    if Command::new("spirv-val").arg("--version").output().is_err() {
+        println!("skipped: spirv-val is not installed");
+        return;
+    }
+    for (name, text) in texts() {
+        let words = assemble(&text).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let path = std::env::temp_dir().join(format!("gamegend-{}-{name}.spv", std::process::id()));
+        let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+        fs::write(&path, bytes).expect("the temporary folder can be written");
+        let output = Command::new("spirv-val").args(["--target-env", "vulkan1.3"]).arg(&path).output();
+        let _ = fs::remove_file(&path);
+        let output = output.expect("spirv-val was there before");
+        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
     }
 }

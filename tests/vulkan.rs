@@ -6,6 +6,14 @@ mod assembler;
 use std::process::Command;
 use std::sync::Arc;
 
+use gamegend::compute::gpu::{self, GpuExecutor, GpuOptions};
+use gamegend::compute::op::{Act, Add, Copy, HeadNorm, Linear, Map, Norm, NormKind, RingAttention, RingWrite};
+use gamegend::compute::reference::ReferenceExecutor;
+use gamegend::compute::testing;
+use gamegend::compute::{
+    ComputeError, Executor, Output, Plan, PlanBuilder, Precision, Profile, Run, StateId, StateLayout, Storage, Tensor,
+    WeightSet,
+};
 use gamegend::vk::{
     Buffer, Canary, CommandBuffer, Device, Instance, Pipeline, PipelineCache, Place, Recorder, Stage, Validation,
     VkError,
@@ -121,10 +129,11 @@ fn validation_messages_reach_the_canary() {
 
 #[test]
 fn memory_that_no_device_has_is_an_error() {
-    let Some(instance) = instance(Validation::Off) else { return };
+    let Some(instance) = instance(Validation::Core) else { return };
     let device = Device::open(&instance, 0).expect("the device opens");
     let error = Buffer::new(&device, "everything", 1 << 50, Place::Device).expect_err("a pebibyte");
     assert!(matches!(&error, VkError::OutOfMemory { what, .. } if what == "everything"), "{error:?}");
+    silent(instance.canary());
 }
 
 #[test]
@@ -157,4 +166,207 @@ fn no_driver_is_a_clear_error() {
         .expect("the child starts");
     let text = String::from_utf8_lossy(&child.stdout).into_owned() + &String::from_utf8_lossy(&child.stderr);
     assert!(child.status.success() && text.contains("no Vulkan"), "{text}");
+}
+
+/// Deviation from the reference that another order of sums explains, by precision; see `testing::compare`.
+const TOLERANCES: [(Precision, f32); 2] = [(Precision::F32, 2e-4), (Precision::F16, 8e-3)];
+
+/// Every device in a precision, or none after saying why.
+fn executors(precision: Precision) -> Vec<GpuExecutor> {
+    let Some(instance) = instance(Validation::Core) else { return Vec::new() };
+    let mut all = Vec::new();
+    for entry in gpu::devices().expect("there is a driver") {
+        let options = GpuOptions { precision: Some(precision), validation: Validation::Core, pipeline_cache: None };
+        match GpuExecutor::open_with(entry.index, &options) {
+            Ok(executor) => all.push(executor),
+            Err(ComputeError::NoDevice { what }) => println!("skipped: {what}"),
+            Err(other) => panic!("{}: {other}", entry.name),
+        }
+    }
+    drop(instance);
+    all
+}
+
+/// Every case of every operation on every device against the reference.
+#[test]
+fn kernels_agree_with_the_reference() {
+    for (precision, tolerance) in TOLERANCES {
+        for mut executor in executors(precision) {
+            let mut cases = testing::cases();
+            testing::share_weights(&mut cases);
+            let mut reference = ReferenceExecutor::new(precision);
+            let canary = executor.canary();
+            let judged = testing::check(&cases, &mut reference, &mut executor, precision, tolerance);
+            let (count, worst) = judged.unwrap_or_else(|e| panic!("{precision:?}:\n{e}"));
+            println!("{}: {count} cases in {precision:?}, worst deviation {worst:e}", executor.device().name);
+            assert!(count > 100, "{count} cases");
+            drop(executor);
+            silent(&canary);
+        }
+    }
+}
+
+const TOKENS: usize = 24;
+const WIDTH: usize = 32;
+const FRAMES: usize = 3;
+
+/// A small recurrent network: slots are reused, columns are joined, the state is read and written, params move.
+fn network(precision: Precision) -> (Arc<WeightSet>, Arc<StateLayout>, Plan) {
+    let mut weights = WeightSet::default();
+    let wave = |n: usize, scale: f32| -> Vec<f32> { (0..n).map(|i| (i as f32 * 0.7).sin() * scale).collect() };
+    weights.insert("in", &[2 * WIDTH, WIDTH], Storage::Matrix, wave(2 * WIDTH * WIDTH, 0.2));
+    weights.insert("out", &[WIDTH, 2 * WIDTH], Storage::Matrix, wave(2 * WIDTH * WIDTH, 0.1));
+    weights.insert("bias", &[2 * WIDTH], Storage::Vector, wave(2 * WIDTH, 0.5));
+    weights.insert("norm", &[WIDTH / 2], Storage::Vector, wave(WIDTH / 2, 1.0));
+    let weights = Arc::new(weights);
+    let mut layout = StateLayout::default();
+    let ring_index = layout.add("ring", &[FRAMES, TOKENS, WIDTH], precision.dtype());
+    let memory_index = layout.add("memory", &[TOKENS, WIDTH], precision.dtype());
+    let layout = Arc::new(layout);
+
+    let mut b = PlanBuilder::new("network", precision, Arc::clone(&weights), Arc::clone(&layout));
+    let x = b.input("x", &[TOKENS, WIDTH], precision.dtype());
+    let [w_in, w_out, bias, norm] = ["in", "out", "bias", "norm"].map(|n| b.weight(n).expect("it was inserted"));
+    let (ring, memory) = (b.state(ring_index), b.state(memory_index));
+    let (slot, count) = (b.param(), b.param());
+    let mut last = b.view(x);
+    for layer in 0..4 {
+        let [h, wide, y] = [("h", WIDTH), ("wide", 2 * WIDTH), ("y", WIDTH)].map(|(name, cols)| {
+            let t = b.temp(&format!("{name}{layer}"), &[TOKENS, cols]);
+            b.view(t)
+        });
+        let push = |b: &mut PlanBuilder, name: &str, op: gamegend::compute::op::Op| {
+            b.push(name, op).expect("shapes agree");
+        };
+        let kind = NormKind::Weight { weight: None, act: Act::None };
+        push(&mut b, "norm", Norm { x: last, kind, eps: 1e-6, y: h }.into());
+        let wide_op = Linear { x: h, w: w_in, bias: Some(bias), act: Act::Silu, gate: None, res: None, y: wide };
+        push(&mut b, "in", wide_op.into());
+        let left = wide.columns(0, WIDTH);
+        push(&mut b, "heads", HeadNorm { x: left, heads: 2, weight: norm, rope: None, eps: 1e-6 }.into());
+        push(&mut b, "right", Copy { x: h, y: wide.columns(WIDTH, WIDTH) }.into());
+        let out_op = Linear { x: wide, w: w_out, bias: None, act: Act::None, gate: None, res: Some(last), y };
+        push(&mut b, "out", out_op.into());
+        last = y;
+    }
+    let (whole, memory) = (b.view(ring), b.view(memory));
+    let steps: [(&str, gamegend::compute::op::Op); 2] = [
+        ("remember", RingWrite { x: last, ring, slot, whole }.into()),
+        ("add", Add { a: memory, b: last, y: memory }.into()),
+    ];
+    for (name, op) in steps {
+        b.push(name, op).expect("shapes agree");
+    }
+    let (recalled, result) = (b.temp("recalled", &[TOKENS, WIDTH]), b.temp("result", &[TOKENS, WIDTH]));
+    let (recalled, result) = (b.view(recalled), b.view(result));
+    let recall = RingAttention { q: last, k_ring: ring, v_ring: ring, heads: 2, scale: 0.25, count, y: recalled };
+    b.push("recall", recall).expect("shapes agree");
+    b.push("sum", Add { a: recalled, b: memory, y: result }).expect("shapes agree");
+    b.push("last", Map { x: result, act: Act::Gelu, y: result }).expect("shapes agree");
+    b.output(result.tensor);
+    (weights, layout, b.finish().expect("every tensor is written before it is read"))
+}
+
+/// One tick of a session that starts from `seed`.
+fn tick(
+    executor: &mut dyn Executor,
+    plan: (&Plan, gamegend::compute::PlanId),
+    state: StateId,
+    seed: usize,
+    n: u32,
+) -> Vec<f32> {
+    let (plan, id) = plan;
+    let x: Vec<f32> = (0..TOKENS * WIDTH).map(|i| ((i * (seed + 3) + n as usize) as f32 * 0.37).sin()).collect();
+    let mut y = vec![0.0; TOKENS * WIDTH];
+    let params = [n % FRAMES as u32, (n + 1).min(FRAMES as u32)];
+    let inputs: [(Tensor, &[f32]); 1] = [(plan.inputs[0], &x)];
+    let outputs = &mut [(plan.outputs[0], Output::F32(&mut y))];
+    let run = Run { plan: id, state, inputs: &inputs, params: &params, outputs, profile: None };
+    executor.run(run).expect("the run fits its plan");
+    y
+}
+
+/// A session must give the same frames alone and beside another, and those of the reference but for rounding.
+#[test]
+fn sessions_are_independent_and_replay() {
+    for (precision, tolerance) in TOLERANCES {
+        let (weights, layout, plan) = network(precision);
+        let plan = Arc::new(plan);
+        let mut reference = ReferenceExecutor::new(precision);
+        reference.load_weights(&weights).expect("weights");
+        let reference_plan = reference.prepare(Arc::clone(&plan)).expect("a plan");
+        for mut executor in executors(precision) {
+            let canary = executor.canary();
+            executor.load_weights(&weights).expect("weights");
+            let id = executor.prepare(Arc::clone(&plan)).expect("a plan");
+            let alone = executor.create_state(&layout).expect("a state");
+            let expected = reference.create_state(&layout).expect("a state");
+            let mut frames = Vec::new();
+            for n in 0..6 {
+                frames.push(tick(&mut executor, (&plan, id), alone, 1, n));
+                let truth = tick(&mut reference, (&plan, reference_plan), expected, 1, n);
+                for (got, want) in frames[n as usize].iter().zip(&truth) {
+                    let deviation = (got - want).abs() / (1.0 + want.abs());
+                    assert!(deviation <= 4.0 * tolerance, "{precision:?} tick {n}: {got}, expected {want}");
+                }
+            }
+            executor.destroy_state(alone);
+            let (a, b) =
+                (executor.create_state(&layout).expect("a state"), executor.create_state(&layout).expect("a state"));
+            for n in 0..6 {
+                let frame = tick(&mut executor, (&plan, id), a, 1, n);
+                tick(&mut executor, (&plan, id), b, 2, n);
+                assert_eq!(frame, frames[n as usize], "{precision:?} tick {n}: another session shows");
+            }
+            drop(executor);
+            silent(&canary);
+        }
+    }
+}
+
+#[test]
+fn a_profile_has_every_step() {
+    for mut executor in executors(Precision::F32) {
+        let (weights, layout, plan) = network(Precision::F32);
+        let plan = Arc::new(plan);
+        executor.load_weights(&weights).expect("weights");
+        let id = executor.prepare(Arc::clone(&plan)).expect("a plan");
+        let state = executor.create_state(&layout).expect("a state");
+        let mut profile = Profile::default();
+        let x = vec![0.5; TOKENS * WIDTH];
+        let inputs: [(Tensor, &[f32]); 1] = [(plan.inputs[0], &x)];
+        let run =
+            Run { plan: id, state, inputs: &inputs, params: &[0, 1], outputs: &mut [], profile: Some(&mut profile) };
+        executor.run(run).expect("the run fits its plan");
+        assert_eq!(profile.entries.len(), plan.steps.len());
+        assert!(profile.total().as_nanos() > 0, "{:?}", profile.entries);
+        assert!(profile.entries.iter().all(|e| e.kernel.contains(' ')), "{:?}", profile.entries);
+    }
+}
+
+#[test]
+fn misuse_is_an_error_that_names_it() {
+    for mut executor in executors(Precision::F32) {
+        let (weights, layout, plan) = network(Precision::F32);
+        let plan = Arc::new(plan);
+        let missing = executor.prepare(Arc::clone(&plan)).expect_err("no weights are loaded").to_string();
+        assert!(missing.contains("in"), "{missing}");
+        executor.load_weights(&weights).expect("weights");
+        let (_, _, half) = network(Precision::F16);
+        let wrong = executor.prepare(Arc::new(half)).expect_err("the precision differs").to_string();
+        assert!(wrong.contains("F16") && wrong.contains("F32"), "{wrong}");
+        let id = executor.prepare(Arc::clone(&plan)).expect("a plan");
+        let state = executor.create_state(&layout).expect("a state");
+        let x = vec![0.5; TOKENS * WIDTH];
+        let inputs: [(Tensor, &[f32]); 1] = [(plan.inputs[0], &x)];
+        let params = [FRAMES as u32, 1];
+        let run = Run { plan: id, state, inputs: &inputs, params: &params, outputs: &mut [], profile: None };
+        let beyond = executor.run(run).expect_err("the slot is beyond the ring").to_string();
+        assert!(beyond.contains("remember"), "{beyond}");
+        let entry = executor.read_state(state, 9, &mut []).expect_err("there are two entries").to_string();
+        assert!(entry.contains('9'), "{entry}");
+        executor.destroy_state(state);
+        let gone = executor.write_state(state, 1, &[]).expect_err("the state is gone").to_string();
+        assert!(gone.contains("no state"), "{gone}");
+    }
 }

@@ -11,11 +11,13 @@
 //! Nothing here knows what a model is, and nothing above names a Vulkan type.
 
 pub mod cpu;
+pub mod gpu;
 pub mod op;
 pub mod plan;
 pub mod profile;
 pub mod reference;
 mod run;
+mod select;
 pub mod tensor;
 #[doc(hidden)]
 pub mod testing;
@@ -25,6 +27,7 @@ use std::sync::Arc;
 
 pub use plan::{Plan, PlanBuilder, StateLayout};
 pub use profile::Profile;
+pub use select::{select, select_with};
 pub use tensor::{DType, Param, Precision, Shape, Tensor, View};
 pub use weights::{Storage, WeightSet};
 

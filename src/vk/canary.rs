@@ -35,6 +35,9 @@ impl Canary {
 }
 
 /// Called by the layers and the loader. Must not unwind into them, hence `catch_unwind`.
+///
+/// # Safety
+/// `data` is null or a message that lives as long as the call; `user` is null or what [`Canary::messenger`] gave.
 unsafe extern "system" fn receive(
     severity: vk::DebugUtilsMessageSeverityFlagsEXT,
     types: vk::DebugUtilsMessageTypeFlagsEXT,

@@ -41,6 +41,8 @@ pub struct Features {
 pub struct Limits {
     pub grid_max: [u32; 3],
     pub shared_bytes: u32,
+    /// Size of the largest buffer.
+    pub buffer_bytes_max: u64,
     pub subgroup_size: u32,
     /// Nanoseconds of one timestamp step; `None` if the queue has no timestamps.
     pub timestamp_ns: Option<f64>,
@@ -336,8 +338,13 @@ fn limits(
 ) -> Limits {
     let api = &instance.shared.raw;
     let mut subgroup = vk::PhysicalDeviceSubgroupProperties::default();
-    let mut all = vk::PhysicalDeviceProperties2::default().push_next(&mut subgroup);
-    // SAFETY: needs a chain of structures that the device knows; this one is core since 1.1.
+    let mut memory3 = vk::PhysicalDeviceMaintenance3Properties::default();
+    let mut memory4 = vk::PhysicalDeviceMaintenance4Properties::default();
+    let mut all = vk::PhysicalDeviceProperties2::default()
+        .push_next(&mut subgroup)
+        .push_next(&mut memory3)
+        .push_next(&mut memory4);
+    // SAFETY: needs a chain of structures that the device knows; these are core in 1.3.
     unsafe { api.get_physical_device_properties2(physical, &mut all) };
     // SAFETY: needs a device of this instance, which `physical` is.
     let memory = unsafe { api.get_physical_device_memory_properties(physical) };
@@ -346,6 +353,7 @@ fn limits(
     Limits {
         grid_max: properties.limits.max_compute_work_group_count,
         shared_bytes: properties.limits.max_compute_shared_memory_size,
+        buffer_bytes_max: memory3.max_memory_allocation_size.min(memory4.max_buffer_size),
         subgroup_size: subgroup.subgroup_size,
         timestamp_ns: (timestamp_bits > 0).then_some(f64::from(properties.limits.timestamp_period)),
         timestamp_mask: u64::MAX.checked_shr(64 - timestamp_bits.min(64)).unwrap_or(0),

@@ -50,7 +50,10 @@ impl Buffer {
         let info = vk::BufferCreateInfo::default().size(bytes).usage(usage).sharing_mode(vk::SharingMode::EXCLUSIVE);
         let shared = &device.0;
         let out_of_memory = || VkError::OutOfMemory { what: name.to_string(), bytes };
-        // SAFETY: needs a valid create info; the size is not zero and the usages are enabled features.
+        if bytes > device.limits().buffer_bytes_max {
+            return Err(out_of_memory());
+        }
+        // SAFETY: needs a valid create info; the size is in 1..=the limit and the usages are enabled features.
         let raw = unsafe { shared.raw.create_buffer(&info, None) }.map_err(|e| match e {
             vk::Result::ERROR_OUT_OF_DEVICE_MEMORY | vk::Result::ERROR_OUT_OF_HOST_MEMORY => out_of_memory(),
             e => shared.failed("vkCreateBuffer", e),

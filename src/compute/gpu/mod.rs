@@ -1,0 +1,383 @@
+//! Plans on a Vulkan device: each operation is lowered to dispatches of hand-written kernels, and each pair of plan and
+//! state is recorded once and replayed with one submission.
+//!
+//! Memory: one arena shared by all plans (runs do not overlap), a few buffers of weights, one buffer for each state.
+//! Inputs and params go through a mapped buffer that the recording copies from, outputs through one that it copies to;
+//! a run therefore touches no memory that another run of the same executor could see, and allocates nothing.
+//!
+//! `vk` trusts this module: [`super::run::check`] and the operations' own checks come before anything is recorded.
+
+mod hazard;
+pub(crate) mod kernels;
+mod memory;
+mod record;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use self::kernels::KernelId;
+use self::memory::{Layout, State, Transfer, Weights};
+use self::record::{Addressing, Recording};
+use super::plan::Home;
+use super::{
+    ComputeError, DType, DeviceInfo, DeviceKind, Executor, Output, Plan, PlanId, Precision, Run, StateId, StateLayout,
+    Tensor, WeightSet, run,
+};
+use crate::vk::{self, Buffer, Canary, Device, Instance, PhysicalKind, Pipeline, PipelineCache, Place, VkError};
+
+pub use crate::vk::Validation;
+
+impl From<VkError> for ComputeError {
+    fn from(error: VkError) -> Self {
+        match error {
+            VkError::NoDriver { .. } | VkError::NoDevice { .. } | VkError::Unsupported { .. } => {
+                ComputeError::NoDevice { what: error.to_string() }
+            }
+            VkError::OutOfMemory { what, bytes } => ComputeError::OutOfMemory { what, bytes },
+            VkError::DeviceLost { what } => ComputeError::DeviceLost { what },
+            VkError::Failed { .. } => ComputeError::Device { what: error.to_string() },
+        }
+    }
+}
+
+/// How to open a device.
+#[derive(Clone, Debug, Default)]
+pub struct GpuOptions {
+    /// `None`: f16 on hardware that has it, else f32.
+    pub precision: Option<Precision>,
+    pub validation: Validation,
+    /// File for the driver's compiled kernels; it need not exist, and `None` keeps none.
+    pub pipeline_cache: Option<PathBuf>,
+}
+
+/// A plan with the memory through which its inputs and outputs pass.
+struct Prepared {
+    plan: Arc<Plan>,
+    /// Offset of every arena slot.
+    slots: Layout,
+    /// Constants among the params, in the order in which they follow the slots of a run.
+    constants: Vec<u32>,
+    /// Params first, then every input.
+    upload: Arc<Buffer>,
+    inputs: Layout,
+    /// Every output.
+    download: Arc<Buffer>,
+    outputs: Layout,
+    /// Where kernels read params.
+    params: Arc<Buffer>,
+}
+
+/// What a recording depends on.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key {
+    plan: PlanId,
+    state: StateId,
+    /// Outputs that are copied to the host, in the plan's order.
+    outputs: Vec<Tensor>,
+    profiled: bool,
+}
+
+/// See the module text. Fields are dropped in order: recordings before what they use, the device last.
+pub struct GpuExecutor {
+    info: DeviceInfo,
+    recordings: HashMap<Key, Recording>,
+    plans: Vec<Prepared>,
+    states: HashMap<usize, State>,
+    next_state: usize,
+    weights: Weights,
+    arena: Option<Arc<Buffer>>,
+    pipelines: HashMap<KernelId, Arc<Pipeline>>,
+    cache: PipelineCache,
+    transfer: Transfer,
+    canary: Arc<Canary>,
+    device: Device,
+}
+
+impl GpuExecutor {
+    /// Opens Vulkan device `index` (the loader's order, see [`vk::devices`]) with the default options.
+    pub fn open(index: usize, precision: Option<Precision>) -> Result<GpuExecutor, ComputeError> {
+        GpuExecutor::open_with(index, &GpuOptions { precision, ..GpuOptions::default() })
+    }
+
+    /// Opens Vulkan device `index`.
+    ///
+    /// Errors: [`ComputeError::NoDevice`] if there is no driver, no such device, or it lacks what is needed, 16-bit
+    /// floats included if f16 is asked for.
+    pub fn open_with(index: usize, options: &GpuOptions) -> Result<GpuExecutor, ComputeError> {
+        let instance = Instance::new(options.validation)?;
+        let device = Device::open(&instance, index)?;
+        let (entry, features, limits) = (device.entry(), device.features(), device.limits());
+        let software = entry.kind == PhysicalKind::Cpu;
+        let precision = match options.precision {
+            Some(Precision::F16) if !features.float16 => {
+                return Err(ComputeError::NoDevice { what: format!("{} has no 16-bit floats", entry.name) });
+            }
+            Some(precision) => precision,
+            None if features.float16 && !software => Precision::F16,
+            None => Precision::F32,
+        };
+        let checks = match instance.validation() {
+            Validation::Off => "",
+            _ => ", with validation layers",
+        };
+        let info = DeviceInfo {
+            kind: if software { DeviceKind::VulkanCpu } else { DeviceKind::VulkanGpu },
+            name: entry.name.clone(),
+            precision,
+            detail: format!("vulkan:{index}, subgroups of {}{checks}", limits.subgroup_size),
+            memory_bytes: limits.memory_bytes,
+        };
+        Ok(GpuExecutor {
+            info,
+            recordings: HashMap::new(),
+            plans: Vec::new(),
+            states: HashMap::new(),
+            next_state: 0,
+            weights: Weights::default(),
+            arena: None,
+            pipelines: HashMap::new(),
+            cache: PipelineCache::open(&device, options.pipeline_cache.as_deref())?,
+            transfer: Transfer::new(&device)?,
+            canary: Arc::clone(instance.canary()),
+            device,
+        })
+    }
+
+    /// Where validation messages go; outlives the executor, to receive what it leaked.
+    pub fn canary(&self) -> Arc<Canary> {
+        Arc::clone(&self.canary)
+    }
+
+    /// Fails unless the plan can run here: its precision, and every weight loaded with its shape and type.
+    fn admit(&self, plan: &Plan) -> Result<(), ComputeError> {
+        if plan.tensors.precision() != self.info.precision {
+            let (has, needs) = (plan.tensors.precision(), self.info.precision);
+            return Err(ComputeError::Device {
+                what: format!("plan {} is {has:?}, the device runs {needs:?}", plan.name),
+            });
+        }
+        for (_, info) in plan.tensors.iter() {
+            if let Home::Weight(id) = info.home
+                && !self.weights.holds(id, info)
+            {
+                return Err(ComputeError::UnknownWeight { name: info.name.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the arena at least this large. A new one has new addresses, so every recording becomes void.
+    fn grow_arena(&mut self, bytes: u64) -> Result<(), ComputeError> {
+        if self.arena.as_ref().is_some_and(|a| a.bytes() >= bytes) {
+            return Ok(());
+        }
+        self.recordings.clear();
+        self.arena = None;
+        self.arena = Some(Arc::new(Buffer::new(&self.device, "arena", bytes, Place::Device)?));
+        Ok(())
+    }
+
+    fn pipeline(&mut self, id: KernelId) -> Result<(), ComputeError> {
+        if !self.pipelines.contains_key(&id) {
+            let kernel = id.kernel();
+            let words = kernel.words(self.info.precision);
+            let pipeline = Pipeline::new(&self.device, &self.cache, kernel.name, words, kernel.push_bytes)?;
+            self.pipelines.insert(id, Arc::new(pipeline));
+        }
+        Ok(())
+    }
+
+    /// Compiles the kernels of a plan and returns the constants among its params.
+    fn compile(&mut self, plan: &Plan, slots: &Layout) -> Result<Vec<u32>, ComputeError> {
+        let addressing = Addressing::dry(plan, slots);
+        let mut used = Vec::new();
+        for step in &plan.steps {
+            for dispatch in kernels::lower(&step.op, plan, &addressing, self.info.precision) {
+                if !used.contains(&dispatch.kernel) {
+                    used.push(dispatch.kernel);
+                }
+            }
+        }
+        let before = self.pipelines.len();
+        for id in used {
+            self.pipeline(id)?;
+        }
+        if self.pipelines.len() > before {
+            self.cache.save();
+        }
+        Ok(addressing.constants())
+    }
+
+    /// Records a run, unless it has been.
+    fn record(&mut self, key: &Key) -> Result<(), ComputeError> {
+        if self.recordings.contains_key(key) {
+            return Ok(());
+        }
+        let prepared = &self.plans[key.plan.0];
+        let state = &self.states[&key.state.0];
+        let arena = self.arena.as_ref().expect("`prepare` made the arena before it gave out the plan's id");
+        let memory = record::Memory { prepared, state, weights: &self.weights, arena };
+        let steps = record::lower(&memory, self.info.precision)?;
+        let missing: Vec<KernelId> = steps.iter().flatten().map(|d| d.kernel).collect();
+        for id in missing {
+            self.pipeline(id)?;
+        }
+        let prepared = &self.plans[key.plan.0];
+        let state = &self.states[&key.state.0];
+        let arena = self.arena.as_ref().expect("as above");
+        let memory = record::Memory { prepared, state, weights: &self.weights, arena };
+        let recording = record::record(&self.device, &memory, &steps, &self.pipelines, key)?;
+        self.recordings.insert(key.clone(), recording);
+        Ok(())
+    }
+
+    fn state(&self, id: StateId) -> Result<&State, ComputeError> {
+        let unknown = || ComputeError::Device { what: format!("there is no state {}", id.0) };
+        self.states.get(&id.0).ok_or_else(unknown)
+    }
+
+    /// Buffer, offset and type of an entry of a state, for `len` values from the host.
+    fn entry(&self, id: StateId, index: usize, len: usize) -> Result<(Arc<Buffer>, u64, DType), ComputeError> {
+        let state = self.state(id)?;
+        let found = state.layout.entries().get(index);
+        let (name, shape, dtype) = found.ok_or_else(|| ComputeError::Device {
+            what: format!("state {} has no entry {index}, only {}", id.0, state.layout.entries().len()),
+        })?;
+        if shape.elements() != len {
+            let what = format!("{name} has {} values, {len} were given", shape.elements());
+            return Err(ComputeError::Device { what });
+        }
+        Ok((Arc::clone(&state.buffer), state.places.offset(index), *dtype))
+    }
+}
+
+impl Executor for GpuExecutor {
+    fn device(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    fn load_weights(&mut self, weights: &Arc<WeightSet>) -> Result<(), ComputeError> {
+        self.recordings.clear();
+        // The old ones go first: both sets may not fit.
+        self.weights = Weights::default();
+        self.weights = Weights::upload(&self.device, &mut self.transfer, weights, self.info.precision)?;
+        Ok(())
+    }
+
+    fn prepare(&mut self, plan: Arc<Plan>) -> Result<PlanId, ComputeError> {
+        self.admit(&plan)?;
+        let slots = Layout::new(plan.slots.iter().map(|&b| b as u64));
+        self.grow_arena(slots.bytes())?;
+        let constants = self.compile(&plan, &slots)?;
+        let size = |&t: &Tensor| plan.tensors.bytes(t) as u64;
+        let params_bytes = 4 * (plan.param_count + constants.len()).max(1) as u64;
+        let inputs = Layout::new(std::iter::once(params_bytes).chain(plan.inputs.iter().map(size)));
+        let outputs = Layout::new(plan.outputs.iter().map(size));
+        let buffer = |what: &str, bytes, place| {
+            Buffer::new(&self.device, &format!("{}: {what}", plan.name), bytes, place).map(Arc::new)
+        };
+        let upload = buffer("inputs", inputs.bytes(), Place::Upload)?;
+        let download = buffer("outputs", outputs.bytes(), Place::Download)?;
+        let params = buffer("params", params_bytes, Place::Device)?;
+        self.plans.push(Prepared { slots, constants, upload, inputs, download, outputs, params, plan });
+        Ok(PlanId(self.plans.len() - 1))
+    }
+
+    fn create_state(&mut self, layout: &Arc<StateLayout>) -> Result<StateId, ComputeError> {
+        let id = self.next_state;
+        let state = State::new(&self.device, id, layout)?;
+        self.states.insert(id, state);
+        self.next_state += 1;
+        Ok(StateId(id))
+    }
+
+    fn destroy_state(&mut self, state: StateId) {
+        self.recordings.retain(|key, _| key.state != state);
+        self.states.remove(&state.0);
+    }
+
+    fn read_state(&mut self, state: StateId, index: usize, out: &mut [f32]) -> Result<(), ComputeError> {
+        let (buffer, offset, dtype) = self.entry(state, index, out.len())?;
+        self.transfer.download(&buffer, offset, dtype, out)
+    }
+
+    fn write_state(&mut self, state: StateId, index: usize, values: &[f32]) -> Result<(), ComputeError> {
+        let (buffer, offset, dtype) = self.entry(state, index, values.len())?;
+        self.transfer.upload(&buffer, offset, dtype, values)
+    }
+
+    fn run(&mut self, run: Run<'_>) -> Result<(), ComputeError> {
+        let unknown = || ComputeError::Device { what: format!("there is no plan {}", run.plan.0) };
+        let prepared = self.plans.get(run.plan.0).ok_or_else(unknown)?;
+        run::check(&prepared.plan, &run, &self.state(run.state)?.layout)?;
+        let wanted = |t: &Tensor| run.outputs.iter().any(|(given, _)| given == t);
+        let outputs = prepared.plan.outputs.iter().copied().filter(wanted).collect();
+        let key = Key { plan: run.plan, state: run.state, outputs, profiled: run.profile.is_some() };
+        self.record(&key)?;
+
+        let prepared = &self.plans[run.plan.0];
+        prepared.write_inputs(run.inputs, run.params)?;
+        let recording = self.recordings.get_mut(&key).expect("it was recorded just now");
+        recording.commands.run()?;
+        prepared.read_outputs(run.outputs)?;
+        match run.profile {
+            Some(profile) => recording.report(&prepared.plan, profile),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Prepared {
+    fn write_inputs(&self, inputs: &[(Tensor, &[f32])], params: &[u32]) -> Result<(), ComputeError> {
+        let words = params[..self.plan.param_count].iter().chain(&self.constants);
+        self.upload.map(|bytes| {
+            for (to, word) in bytes.chunks_exact_mut(4).zip(words) {
+                to.copy_from_slice(&word.to_le_bytes());
+            }
+            for (i, &t) in self.plan.inputs.iter().enumerate() {
+                if let Some((_, values)) = inputs.iter().find(|(given, _)| *given == t) {
+                    let at = self.inputs.offset(i + 1) as usize;
+                    memory::encode(values, self.plan.tensors.dtype(t), &mut bytes[at..]);
+                }
+            }
+        })?;
+        Ok(())
+    }
+
+    fn read_outputs(&self, outputs: &mut [(Tensor, Output<'_>)]) -> Result<(), ComputeError> {
+        self.download.map(|bytes| {
+            for (t, output) in outputs {
+                let Some(i) = self.plan.outputs.iter().position(|o| o == t) else { continue };
+                let from = &bytes[self.outputs.offset(i) as usize..];
+                match output {
+                    Output::Bytes(to) => to.copy_from_slice(&from[..to.len()]),
+                    Output::F32(to) => memory::decode(from, self.plan.tensors.dtype(*t), to),
+                }
+            }
+        })?;
+        Ok(())
+    }
+}
+
+/// A device that [`GpuExecutor::open`] can be asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GpuEntry {
+    /// The N of `vulkan:N`.
+    pub index: usize,
+    pub name: String,
+    pub kind: DeviceKind,
+    /// True if the device has memory of its own, which makes it the first choice.
+    pub discrete: bool,
+}
+
+/// Lists the Vulkan devices. Errors: [`ComputeError::NoDevice`] if there is no driver.
+pub fn devices() -> Result<Vec<GpuEntry>, ComputeError> {
+    let entry = |e: vk::DeviceEntry| GpuEntry {
+        index: e.index,
+        name: e.name,
+        kind: if e.kind == PhysicalKind::Cpu { DeviceKind::VulkanCpu } else { DeviceKind::VulkanGpu },
+        discrete: e.kind == PhysicalKind::Discrete,
+    };
+    Ok(vk::devices()?.into_iter().map(entry).collect())
+}

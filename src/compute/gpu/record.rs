@@ -1,0 +1,193 @@
+//! A plan with its addresses becomes a recording.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::super::plan::{Home, Plan};
+use super::super::tensor::{Param, Tensor};
+use super::super::{ComputeError, Precision, Profile};
+use super::hazard::Hazards;
+use super::kernels::{self, Addresses, Dispatch, KernelId};
+use super::memory::{Layout, State, Weights};
+use super::{Key, Prepared};
+use crate::vk::{Buffer, CommandBuffer, Device, Pipeline, Recorder, Stage};
+
+/// Everything that a recording works on.
+pub(super) struct Memory<'a> {
+    pub prepared: &'a Prepared,
+    pub state: &'a State,
+    pub weights: &'a Weights,
+    pub arena: &'a Arc<Buffer>,
+}
+
+/// Where the tensors and params of a plan are on the device.
+pub(super) struct Addressing<'a> {
+    plan: &'a Plan,
+    slots: &'a Layout,
+    arena: u64,
+    params: u64,
+    /// State and weights; `None` while only kernels and constants are looked for.
+    homes: Option<(&'a State, &'a Weights)>,
+    constants: RefCell<Vec<u32>>,
+}
+
+impl<'a> Addressing<'a> {
+    /// Without memory: finds which kernels a plan needs and which constants are among its params.
+    pub fn dry(plan: &'a Plan, slots: &'a Layout) -> Self {
+        Addressing { plan, slots, arena: 0, params: 0, homes: None, constants: RefCell::default() }
+    }
+
+    fn new(memory: &Memory<'a>) -> Self {
+        let prepared = memory.prepared;
+        Addressing {
+            plan: &prepared.plan,
+            slots: &prepared.slots,
+            arena: memory.arena.address(),
+            params: prepared.params.address(),
+            homes: Some((memory.state, memory.weights)),
+            constants: RefCell::new(prepared.constants.clone()),
+        }
+    }
+
+    /// Constants in the order of their words, which follow the words of the slots.
+    pub fn constants(self) -> Vec<u32> {
+        self.constants.into_inner()
+    }
+}
+
+impl Addresses for Addressing<'_> {
+    fn tensor(&self, t: Tensor) -> u64 {
+        match (self.plan.tensors.home(t), self.homes) {
+            (Home::Arena(slot), _) => self.arena + self.slots.offset(slot),
+            (Home::State(i), Some((state, _))) => state.buffer.address() + state.places.offset(i),
+            (Home::Weight(id), Some((_, weights))) => weights.address(id),
+            (_, None) => 0,
+        }
+    }
+
+    fn param(&self, p: Param) -> u64 {
+        let word = match p {
+            Param::Slot(i) => i,
+            Param::Const(c) => {
+                let mut constants = self.constants.borrow_mut();
+                let known = constants.iter().position(|&k| k == c);
+                let index = known.unwrap_or_else(|| {
+                    constants.push(c);
+                    constants.len() - 1
+                });
+                self.plan.param_count + index
+            }
+        };
+        self.params + 4 * word as u64
+    }
+}
+
+/// The dispatches of every step.
+pub(super) fn lower(memory: &Memory<'_>, precision: Precision) -> Result<Vec<Vec<Dispatch>>, ComputeError> {
+    let addressing = Addressing::new(memory);
+    let plan = &memory.prepared.plan;
+    let steps: Vec<_> = plan.steps.iter().map(|s| kernels::lower(&s.op, plan, &addressing, precision)).collect();
+    assert_eq!(addressing.constants(), memory.prepared.constants, "lowering is the same each time");
+    Ok(steps)
+}
+
+/// A recorded run.
+pub(super) struct Recording {
+    pub commands: CommandBuffer,
+    /// Kernel of every step, if the recording is profiled.
+    kernels: Vec<String>,
+}
+
+/// Records a run: params and inputs in, the steps with the barriers that they need, outputs out.
+pub(super) fn record(
+    device: &Device,
+    memory: &Memory<'_>,
+    steps: &[Vec<Dispatch>],
+    pipelines: &HashMap<KernelId, Arc<Pipeline>>,
+    key: &Key,
+) -> Result<Recording, ComputeError> {
+    let (prepared, plan) = (memory.prepared, &memory.prepared.plan);
+    for dispatch in steps.iter().flatten() {
+        let fits = dispatch.grid.iter().zip(device.limits().grid_max).all(|(&n, max)| n > 0 && n <= max);
+        if !fits {
+            let (name, grid) = (dispatch.kernel.kernel().name, dispatch.grid);
+            let what = format!("{}: {name} needs {grid:?} workgroups, more than the device runs at once", plan.name);
+            return Err(ComputeError::Device { what });
+        }
+    }
+    let timestamps = if key.profiled { plan.steps.len() as u32 + 1 } else { 0 };
+    let mut r = Recorder::new(device, &plan.name, timestamps)?;
+    for buffer in memory.weights.buffers.iter().chain([&memory.state.buffer, memory.arena, &prepared.params]) {
+        r.keep(buffer);
+    }
+    copy_in(&mut r, memory);
+    r.barrier(Stage::Transfer, Stage::Compute);
+    if key.profiled {
+        r.timestamp();
+    }
+    let mut hazards = Hazards::default();
+    for (step, dispatches) in plan.steps.iter().zip(steps) {
+        if hazards.needs_barrier(&step.op, &plan.tensors) {
+            r.barrier(Stage::Compute, Stage::Compute);
+        }
+        for (i, dispatch) in dispatches.iter().enumerate() {
+            if i > 0 {
+                // The dispatches of one operation build on each other.
+                r.barrier(Stage::Compute, Stage::Compute);
+            }
+            r.dispatch(&pipelines[&dispatch.kernel], dispatch.push.bytes(), dispatch.grid);
+        }
+        if key.profiled {
+            // Steps one after the other, so that each time is one step's.
+            r.barrier(Stage::Compute, Stage::Compute);
+            hazards.clear();
+            r.timestamp();
+        }
+    }
+    r.barrier(Stage::All, Stage::Transfer);
+    for t in &key.outputs {
+        let at = plan.outputs.iter().position(|o| o == t).expect("a key lists outputs of its plan");
+        let bytes = plan.tensors.bytes(*t) as u64;
+        let (from, offset) = place(memory, *t);
+        r.copy(from, offset, &prepared.download, prepared.outputs.offset(at), bytes);
+    }
+    r.barrier(Stage::Transfer, Stage::Host);
+    let names = |(step, all): (&super::super::plan::Step, &Vec<Dispatch>)| {
+        let kernels: Vec<&str> = all.iter().map(|d| d.kernel.kernel().name).collect();
+        format!("{} {}", step.op.label(), kernels.join("+"))
+    };
+    let kernels = if key.profiled { plan.steps.iter().zip(steps).map(names).collect() } else { Vec::new() };
+    Ok(Recording { commands: r.finish()?, kernels })
+}
+
+fn copy_in(r: &mut Recorder, memory: &Memory<'_>) {
+    let (prepared, plan) = (memory.prepared, &memory.prepared.plan);
+    r.copy(&prepared.upload, 0, &prepared.params, 0, prepared.params.bytes());
+    for (i, &t) in plan.inputs.iter().enumerate() {
+        // An input that no step reads has no slot.
+        if matches!(plan.tensors.home(t), Home::Arena(slot) if slot < plan.slots.len()) {
+            let (to, offset) = place(memory, t);
+            r.copy(&prepared.upload, prepared.inputs.offset(i + 1), to, offset, plan.tensors.bytes(t) as u64);
+        }
+    }
+}
+
+/// Buffer and offset of an input or an output; weights are neither.
+fn place<'a>(memory: &Memory<'a>, t: Tensor) -> (&'a Arc<Buffer>, u64) {
+    match memory.prepared.plan.tensors.home(t) {
+        Home::Arena(slot) => (memory.arena, memory.prepared.slots.offset(slot)),
+        Home::State(i) => (&memory.state.buffer, memory.state.places.offset(i)),
+        Home::Weight(_) => unreachable!("only temporaries and state go to or come from the host"),
+    }
+}
+
+impl Recording {
+    /// Adds the times of the last run to a profile.
+    pub fn report(&self, plan: &Plan, profile: &mut Profile) -> Result<(), ComputeError> {
+        for ((step, kernel), time) in plan.steps.iter().zip(&self.kernels).zip(self.commands.intervals()?) {
+            profile.push(&step.name, kernel, time, plan.cost(step));
+        }
+        Ok(())
+    }
+}
