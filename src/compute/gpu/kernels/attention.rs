@@ -1,0 +1,114 @@
+//! Attention over a sequence and over a ring of frames.
+
+use super::super::super::op::{Attention, RingAttention, RingWrite};
+use super::super::super::tensor::{Param, Tensor, View};
+use super::{Dispatch, Fill, KernelId, Lowering, by_fours, flags};
+
+/// Queries of a workgroup of the tiled kernel.
+const TILE_QUERIES: usize = 8;
+
+/// Columns of a head that the tiled kernel can hold: four for each invocation of a workgroup.
+const TILE_HEAD_MAX: usize = 128;
+
+const HAS_BIAS: usize = 1;
+
+/// The operands of the kernel with one query a workgroup.
+struct ByRow<'a> {
+    q: &'a View,
+    y: &'a View,
+    heads: usize,
+    keys: Keys,
+    values: Keys,
+    key_rows: usize,
+    bias: Option<Tensor>,
+    count: u64,
+    scale: f32,
+}
+
+/// Where key (or value) `j` of query `i` begins: `address` + `i * row` + `j * key` elements.
+struct Keys {
+    address: u64,
+    row: usize,
+    key: usize,
+}
+
+pub(super) fn attention(l: &Lowering<'_>, op: &Attention) -> Dispatch {
+    let hd = op.q.cols / op.heads;
+    let key_rows = u32::try_from(op.k.rows).expect("tensors of a plan have fewer than 2^32 elements");
+    let count = l.ctx.param(op.key_count.unwrap_or(Param::Const(key_rows)));
+    let tiled = hd.is_multiple_of(4) && hd <= TILE_HEAD_MAX && [op.q, op.k, op.v, op.y].iter().all(by_fours);
+    if !tiled {
+        let shared = |v: &View| Keys { address: l.view(v), row: 0, key: v.stride };
+        let (keys, values, key_rows) = (shared(&op.k), shared(&op.v), op.k.rows);
+        let (q, y, heads, scale) = (&op.q, &op.y, op.heads, op.scale);
+        return by_row(l, &ByRow { q, y, heads, keys, values, key_rows, bias: op.bias, count, scale });
+    }
+    Fill::new(KernelId::AttentionTile)
+        .address("q", l.view(&op.q))
+        .address("k", l.view(&op.k))
+        .address("v", l.view(&op.v))
+        .address("bias", l.optional_tensor(op.bias))
+        .address("y", l.view(&op.y))
+        .address("count_at", count)
+        .word("lq", op.q.rows)
+        .word("lk", op.k.rows)
+        .word("hd4", hd / 4)
+        .word("q_stride4", op.q.stride / 4)
+        .word("k_stride4", op.k.stride / 4)
+        .word("v_stride4", op.v.stride / 4)
+        .word("y_stride4", op.y.stride / 4)
+        .real("scale", op.scale)
+        .word("flags", flags(&[(op.bias.is_some(), HAS_BIAS)]))
+        .over(op.q.rows.div_ceil(TILE_QUERIES), op.heads)
+}
+
+pub(super) fn ring_attention(l: &Lowering<'_>, op: &RingAttention) -> Dispatch {
+    let (tokens, cols) = (op.q.rows, op.q.cols);
+    let frames = l.plan.tensors.shape(op.k_ring).dims()[0];
+    let own = |ring| Keys { address: l.ctx.tensor(ring), row: cols, key: tokens * cols };
+    let rows = ByRow {
+        q: &op.q,
+        y: &op.y,
+        heads: op.heads,
+        keys: own(op.k_ring),
+        values: own(op.v_ring),
+        key_rows: frames,
+        bias: None,
+        count: l.ctx.param(op.count),
+        scale: op.scale,
+    };
+    by_row(l, &rows)
+}
+
+fn by_row(l: &Lowering<'_>, a: &ByRow<'_>) -> Dispatch {
+    Fill::new(KernelId::AttentionRow)
+        .address("q", l.view(a.q))
+        .address("k", a.keys.address)
+        .address("v", a.values.address)
+        .address("bias", l.optional_tensor(a.bias))
+        .address("y", l.view(a.y))
+        .address("count_at", a.count)
+        .word("lq", a.q.rows)
+        .word("lk", a.key_rows)
+        .word("hd", a.q.cols / a.heads)
+        .word("q_stride", a.q.stride)
+        .word("k_row", a.keys.row)
+        .word("k_key", a.keys.key)
+        .word("v_row", a.values.row)
+        .word("v_key", a.values.key)
+        .word("y_stride", a.y.stride)
+        .real("scale", a.scale)
+        .word("flags", flags(&[(a.bias.is_some(), HAS_BIAS)]))
+        .over(a.q.rows, a.heads)
+}
+
+pub(super) fn ring_write(l: &Lowering<'_>, op: &RingWrite) -> Dispatch {
+    Fill::new(KernelId::RingWrite)
+        .address("x", l.view(&op.x))
+        .address("ring", l.ctx.tensor(op.ring))
+        .address("slot_at", l.ctx.param(op.slot))
+        .word("rows", op.x.rows)
+        .word("cols", op.x.cols)
+        .word("x_stride", op.x.stride)
+        .over_quads(&op.x)
+}

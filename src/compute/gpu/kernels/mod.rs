@@ -1,0 +1,172 @@
+//! The kernels and how operations become dispatches of them.
+//!
+//! [`table`] lists the kernels of `kernels/*.spvasm`; [`lower`] chooses a kernel for an operation, fills in its push
+//! constants and its grid. Choice and grid depend on shapes only, never on addresses, so lowering twice gives the same
+//! kernels. Shapes, types and aliasing were checked when the plan was built: this module trusts them.
+
+mod attention;
+mod image;
+mod linear;
+mod norm;
+mod pointwise;
+pub mod table;
+
+#[cfg(test)]
+mod contract;
+
+use super::super::op::{Act, Op};
+use super::super::plan::Plan;
+use super::super::tensor::{Param, Precision, Tensor, View};
+
+pub use table::{Field, FieldKind, KERNELS, Kernel, KernelId};
+
+/// Push constants that every Vulkan device has room for.
+pub const PUSH_BYTES_MAX: usize = 128;
+
+/// Workgroups in the first dimension of a grid; more go to the third. Kernels know this number, see their headers.
+const GRID_X_MAX: usize = 32768;
+
+/// Where the values of a plan are on the device.
+pub trait Addresses {
+    /// Address of a tensor's first element.
+    fn tensor(&self, t: Tensor) -> u64;
+    /// Address of the 32-bit word that holds a param.
+    fn param(&self, p: Param) -> u64;
+}
+
+/// Push constants of one dispatch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Push {
+    bytes: [u8; PUSH_BYTES_MAX],
+    len: usize,
+}
+
+impl Push {
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+/// One launch of a kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dispatch {
+    pub kernel: KernelId,
+    pub push: Push,
+    /// Workgroups in each dimension.
+    pub grid: [u32; 3],
+}
+
+/// The dispatches of an operation, in order; each sees what the ones before it wrote.
+pub fn lower(op: &Op, plan: &Plan, ctx: &dyn Addresses, precision: Precision) -> Vec<Dispatch> {
+    let lowering = Lowering { plan, ctx, elem_bytes: precision.dtype().bytes() as u64 };
+    let l = &lowering;
+    vec![match op {
+        Op::Linear(op) => linear::linear(l, op),
+        Op::Conv3x3(op) => linear::conv3x3(l, op),
+        Op::Norm(op) => norm::norm(l, op),
+        Op::HeadNorm(op) => norm::head_norm(l, op),
+        Op::Attention(op) => attention::attention(l, op),
+        Op::RingAttention(op) => attention::ring_attention(l, op),
+        Op::RingWrite(op) => attention::ring_write(l, op),
+        Op::Copy(op) => pointwise::copy(l, op),
+        Op::Add(op) => pointwise::add(l, op),
+        Op::Axpy(op) => pointwise::axpy(l, op),
+        Op::GatedGelu(op) => pointwise::gated_gelu(l, op),
+        Op::Map(op) => pointwise::map(l, op),
+        Op::Unshuffle(op) => image::unshuffle(l, op),
+        Op::GroupMean(op) => image::group_mean(l, op),
+        Op::Shuffle(op) => image::shuffle(l, op),
+        Op::ToI420(op) => image::to_i420(l, op),
+    }]
+}
+
+/// What lowering an operation needs to know.
+struct Lowering<'a> {
+    plan: &'a Plan,
+    ctx: &'a dyn Addresses,
+    elem_bytes: u64,
+}
+
+impl Lowering<'_> {
+    /// Address of a view's first element.
+    fn view(&self, v: &View) -> u64 {
+        self.ctx.tensor(v.tensor) + v.offset as u64 * self.elem_bytes
+    }
+
+    fn optional_view(&self, v: Option<&View>) -> u64 {
+        v.map_or(0, |v| self.view(v))
+    }
+
+    fn optional_tensor(&self, t: Option<Tensor>) -> u64 {
+        t.map_or(0, |t| self.ctx.tensor(t))
+    }
+}
+
+/// Fills in push constants in the order of the table.
+struct Fill {
+    kernel: KernelId,
+    push: Push,
+    next: usize,
+}
+
+impl Fill {
+    fn new(kernel: KernelId) -> Fill {
+        Fill { kernel, push: Push { bytes: [0; PUSH_BYTES_MAX], len: 0 }, next: 0 }
+    }
+
+    /// # Panics
+    /// If the next field of the kernel is another one: lowering and table disagree, which tests of every kernel show.
+    fn put(mut self, name: &'static str, kind: FieldKind, bytes: &[u8]) -> Fill {
+        let kernel = self.kernel.kernel();
+        assert_eq!(kernel.fields.get(self.next), Some(&Field { name, kind }), "push constant of {}", kernel.name);
+        self.push.bytes[self.push.len..self.push.len + bytes.len()].copy_from_slice(bytes);
+        self.push.len += bytes.len();
+        self.next += 1;
+        self
+    }
+
+    fn address(self, name: &'static str, value: u64) -> Fill {
+        self.put(name, FieldKind::Address, &value.to_le_bytes())
+    }
+
+    fn word(self, name: &'static str, value: usize) -> Fill {
+        let value = u32::try_from(value).expect("tensors of a plan have fewer than 2^32 elements");
+        self.put(name, FieldKind::Word, &value.to_le_bytes())
+    }
+
+    fn real(self, name: &'static str, value: f32) -> Fill {
+        self.put(name, FieldKind::Real, &value.to_le_bytes())
+    }
+
+    /// Runs `groups` workgroups, `across` times in the second dimension.
+    ///
+    /// # Panics
+    /// If a push constant is missing, see [`put`](Self::put).
+    fn over(self, groups: usize, across: usize) -> Dispatch {
+        let kernel = self.kernel.kernel();
+        assert_eq!(self.next, kernel.fields.len(), "push constants of {}", kernel.name);
+        let fits = |n: usize| u32::try_from(n).expect("a grid is no larger than its tensors");
+        let grid = [fits(groups.min(GRID_X_MAX)), fits(across), fits(groups.div_ceil(GRID_X_MAX))];
+        Dispatch { kernel: self.kernel, push: self.push, grid }
+    }
+}
+
+/// An activation as kernels know it.
+fn act_code(act: Act) -> usize {
+    match act {
+        Act::None => 0,
+        Act::Gelu => 1,
+        Act::Silu => 2,
+    }
+}
+
+/// Bit set of the operands that are present.
+fn flags(present: &[(bool, usize)]) -> usize {
+    present.iter().filter(|(is, _)| *is).map(|(_, bit)| bit).sum()
+}
+
+/// Kernels may load four neighbouring elements of this view at once.
+fn by_fours(v: &View) -> bool {
+    let stride_fits = v.rows == 1 || v.stride.is_multiple_of(4);
+    v.offset.is_multiple_of(4) && v.cols.is_multiple_of(4) && stride_fits
+}

@@ -1,0 +1,84 @@
+//! Normalisations: a subgroup works on a row, or on one head of a row.
+
+use super::super::super::op::{HeadNorm, Norm, NormKind};
+use super::super::super::tensor::View;
+use super::{Dispatch, Fill, KernelId, Lowering, act_code, flags};
+
+const HAS_WEIGHT: usize = 1;
+const ROTATES: usize = 1;
+
+pub(super) fn norm(l: &Lowering<'_>, op: &Norm) -> Dispatch {
+    let fill = match &op.kind {
+        NormKind::Weight { weight, act } => Fill::new(KernelId::NormWeight)
+            .address("x", l.view(&op.x))
+            .address("weight", l.optional_tensor(*weight))
+            .address("y", l.view(&op.y))
+            .word("rows", op.y.rows)
+            .word("cols", op.y.cols)
+            .word("x_stride", op.x.stride)
+            .word("y_stride", op.y.stride)
+            .real("eps", op.eps)
+            .word("act", act_code(*act))
+            .word("flags", flags(&[(weight.is_some(), HAS_WEIGHT)])),
+        NormKind::Modulate { scale, shift } => modulate(l, op, scale, shift),
+        NormKind::Film { scale, shift, gate } => film(l, op, scale, shift, gate),
+    };
+    fill.over(op.y.rows, 1)
+}
+
+fn modulate(l: &Lowering<'_>, op: &Norm, scale: &View, shift: &View) -> Fill {
+    Fill::new(KernelId::NormModulate)
+        .address("x", l.view(&op.x))
+        .address("scale", l.view(scale))
+        .address("shift", l.view(shift))
+        .address("y", l.view(&op.y))
+        .word("rows", op.y.rows)
+        .word("cols", op.y.cols)
+        .word("scale_span", op.y.rows / scale.rows)
+        .word("shift_span", op.y.rows / shift.rows)
+        .word("x_stride", op.x.stride)
+        .word("scale_stride", scale.stride)
+        .word("shift_stride", shift.stride)
+        .word("y_stride", op.y.stride)
+        .real("eps", op.eps)
+}
+
+fn film(l: &Lowering<'_>, op: &Norm, scale: &View, shift: &View, gate: &View) -> Fill {
+    Fill::new(KernelId::NormFilm)
+        .address("x", l.view(&op.x))
+        .address("scale", l.view(scale))
+        .address("shift", l.view(shift))
+        .address("gate", l.view(gate))
+        .address("y", l.view(&op.y))
+        .word("rows", op.y.rows)
+        .word("cols", op.y.cols)
+        .word("scale_span", op.y.rows / scale.rows)
+        .word("shift_span", op.y.rows / shift.rows)
+        .word("gate_span", op.y.rows / gate.rows)
+        .word("x_stride", op.x.stride)
+        .word("scale_stride", scale.stride)
+        .word("shift_stride", shift.stride)
+        .word("gate_stride", gate.stride)
+        .word("y_stride", op.y.stride)
+        .real("eps", op.eps)
+}
+
+pub(super) fn head_norm(l: &Lowering<'_>, op: &HeadNorm) -> Dispatch {
+    let hd = op.x.cols / op.heads;
+    let rope_stride = match op.rope {
+        Some(rope) if l.plan.tensors.shape(rope.cos).rows() > 1 => hd,
+        _ => 0,
+    };
+    Fill::new(KernelId::HeadNorm)
+        .address("x", l.view(&op.x))
+        .address("weight", l.ctx.tensor(op.weight))
+        .address("cos", l.optional_tensor(op.rope.map(|r| r.cos)))
+        .address("sin", l.optional_tensor(op.rope.map(|r| r.sin)))
+        .word("rows", op.x.rows)
+        .word("hd", hd)
+        .word("x_stride", op.x.stride)
+        .word("rope_stride", rope_stride)
+        .real("eps", op.eps)
+        .word("flags", flags(&[(op.rope.is_some(), ROTATES)]))
+        .over(op.x.rows, op.heads)
+}
