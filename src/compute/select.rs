@@ -1,6 +1,8 @@
 //! Which device runs the plans.
 
-use super::cpu::CpuExecutor;
+use std::thread;
+
+use super::cpu::{self, CpuExecutor};
 use super::gpu::{self, GpuEntry, GpuExecutor, GpuOptions};
 use super::{ComputeError, DeviceKind, Executor};
 
@@ -31,7 +33,7 @@ pub fn select_with(
     options: &GpuOptions,
 ) -> Result<(Box<dyn Executor>, String), ComputeError> {
     match parse(device)? {
-        Wanted::Cpu => Ok((Box::new(CpuExecutor::new(threads)), "the configuration asks for it".to_string())),
+        Wanted::Cpu => Ok((Box::new(cpu(threads)?), "the configuration asks for it".to_string())),
         Wanted::Vulkan(index) => {
             let executor = GpuExecutor::open_with(index, options)?;
             Ok((Box::new(executor), "the configuration asks for it".to_string()))
@@ -44,9 +46,14 @@ pub fn select_with(
                 },
                 Err(e) => e.to_string(),
             };
-            Ok((Box::new(CpuExecutor::new(threads)), why_not))
+            Ok((Box::new(cpu(threads)?), why_not))
         }
     }
+}
+
+fn cpu(threads: usize) -> Result<CpuExecutor, ComputeError> {
+    let processors = || thread::available_parallelism().map_or(1, usize::from).min(cpu::THREADS_MAX);
+    CpuExecutor::new(if threads == 0 { processors() } else { threads })
 }
 
 /// Opens the first hardware device that can be opened, or says why there is none.
