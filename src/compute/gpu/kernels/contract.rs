@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use super::table::MODULES;
-use super::{FieldKind, KERNELS, Kernel, Precision};
+use super::table::{KERNELS, Kernel, MODULES};
+use super::{FieldKind, Precision};
 
 const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::F16];
 const SOURCE_LINES_MAX: usize = 600;

@@ -18,7 +18,7 @@ use super::super::op::{Act, Op};
 use super::super::plan::Plan;
 use super::super::tensor::{Param, Precision, Tensor, View};
 
-pub use table::{Field, FieldKind, KERNELS, Kernel, KernelId};
+pub use table::{Field, FieldKind, KernelId};
 
 /// Push constants that every Vulkan device has room for.
 pub const PUSH_BYTES_MAX: usize = 128;
