@@ -161,6 +161,6 @@ mod tests {
         let x = y.clone();
         each(&mut y, [&x], |y, [x]| (0..LANES).for_each(|i| y[i] += 2.0 * x[i]));
         assert!(y.iter().enumerate().all(|(i, y)| *y == 3.0 * i as f32));
-        assert_eq!(dot(&x, &x), (0..37).map(|i| (i * i) as f32).sum());
+        assert_eq!(dot(&x, &x), (0..37).map(|i| (i * i) as f32).sum::<f32>());
     }
 }
