@@ -11,3 +11,4 @@ pub mod proto;
 pub mod sys;
 #[allow(unsafe_code)]
 pub mod vk;
+pub mod worker;

@@ -1,0 +1,84 @@
+//! What the worker's book-keeping needs from a model: a seam, so that it can be tested without one.
+
+use crate::proto::api::Vocabulary;
+use crate::proto::keys::Keys;
+use crate::proto::link::{Environment, OpenSession};
+
+/// Why something could not be done, and for whom that is the end.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Fault {
+    /// True if the device is gone or full: the process ends and the parent starts another one.
+    pub device: bool,
+    /// Stable name of the kind of error, for clients.
+    pub code: &'static str,
+    /// The whole chain of causes.
+    pub message: String,
+}
+
+impl Fault {
+    /// An error of one session.
+    pub fn session(code: &'static str, message: impl Into<String>) -> Fault {
+        Fault { device: false, code, message: message.into() }
+    }
+
+    /// An error that ends the process.
+    pub fn device(code: &'static str, message: impl Into<String>) -> Fault {
+        Fault { device: true, code, message: message.into() }
+    }
+}
+
+/// An error with everything that caused it, as one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// What is the same for all sessions of a worker.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    pub model_hash: String,
+    /// Executor and precision in words: the tier of the session values.
+    pub device: String,
+    pub vocabulary: Vocabulary,
+    /// Interactive sessions at once.
+    pub real_time_max: usize,
+}
+
+/// A model on a device, with one state a session. Used from one thread.
+pub trait Engine {
+    type Session;
+
+    /// A new session at its first frame.
+    fn open(&mut self, request: &OpenSession) -> Result<Self::Session, Fault>;
+
+    /// Gives a session's memory back.
+    fn close(&mut self, session: Self::Session);
+
+    /// Replaces what InstructNet reads: the free text, or the environment in words.
+    fn instruct(
+        &mut self,
+        session: &mut Self::Session,
+        request: &OpenSession,
+        environment: &Environment,
+        text: Option<&str>,
+    ) -> Result<(), Fault>;
+
+    /// Continues earlier frames, oldest first.
+    fn seed(&mut self, session: &mut Self::Session, history: &[(Vec<f32>, Keys)]) -> Result<(), Fault>;
+
+    /// Makes the next frame: I420, width * height * 3 / 2 bytes.
+    fn tick(&mut self, session: &mut Self::Session, keys: Keys, picture: &mut [u8]) -> Result<(), Fault>;
+
+    /// The newest frame's latent; always of the same length for a session.
+    fn latent<'a>(&self, session: &'a Self::Session) -> &'a [f32];
+
+    /// Device memory of the session that a request opens.
+    fn state_bytes(&self, request: &OpenSession) -> u64;
+}

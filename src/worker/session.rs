@@ -1,0 +1,400 @@
+//! One session of a worker: its value, its ring, its controls, and one tick of it.
+
+use std::os::fd::OwnedFd;
+
+use super::engine::{Engine, Facts, Fault, chain};
+use super::trace::{Change, Trace};
+use crate::frame::{About, ControlReader, FrameMeta, FrameRing, History, RingError, RingReader, Snapshot, TapCounts};
+use crate::proto::api::{Control, GenerateRequest};
+use crate::proto::keys::Keys;
+use crate::proto::limits;
+use crate::proto::link::{Environment, OpenSession};
+use crate::proto::wire::FLAG_RECOVERED;
+
+/// Ticks between two snapshots: a killed worker sets its sessions back by a second at the most.
+pub const SNAPSHOT_TICKS: u32 = 24;
+/// Slots of a stored generation's ring that stay untouched while its reader copies.
+const SLOTS_READ: u64 = 1;
+
+/// New text for InstructNet that waits for its tick.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Instruction {
+    pub seq: u32,
+    pub environment: Environment,
+    pub text: Option<String>,
+}
+
+/// Memory that all sessions of a worker share, so that a tick allocates nothing.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    pub picture: Vec<u8>,
+    pub snapshot: Vec<u8>,
+}
+
+/// What a tick led to.
+#[derive(Debug, Default, PartialEq)]
+pub struct Turn {
+    /// The frame that is in the ring now; a recovered generation makes some again that its reader already has.
+    pub published: Option<u64>,
+    /// An instruction that was not applied, and why.
+    pub refused: Option<(u32, Fault)>,
+}
+
+/// A session and everything that its next frame depends on.
+pub struct Live<S> {
+    request: OpenSession,
+    inner: S,
+    ring: FrameRing,
+    control: ControlReader,
+    /// Number of the next tick.
+    tick: u64,
+    /// Frames before this one are with the reader already.
+    publish_from: u64,
+    /// Flags of the next published frame.
+    flags: u32,
+    seen: TapCounts,
+    keys: Keys,
+    /// `seq` of the newest latched control and of the newest applied instruction.
+    control_seq: u32,
+    instruction_seq: u32,
+    pending: Option<Instruction>,
+    history: History,
+    trace: Trace,
+    /// The next snapshot's words and numbers; the texts in it are those that the session reflects now.
+    about: About,
+    snapshot_in: u32,
+}
+
+/// The parts of a session that were made for it.
+struct Opened<S> {
+    inner: S,
+    ring: FrameRing,
+    control: ControlReader,
+    text: Instruction,
+}
+
+/// Where a session begins.
+#[derive(Default)]
+struct Start {
+    snapshot: Option<Snapshot>,
+    tick: u64,
+    recovered: bool,
+}
+
+/// Checks what the api sent as if it came from a client.
+pub fn check(request: &OpenSession, facts: &Facts) -> Result<(), Fault> {
+    let as_asked = GenerateRequest {
+        prompt: request.prompt.clone(),
+        width: request.width,
+        height: request.height,
+        frames: request.frames.unwrap_or(1),
+        fps: request.fps,
+        steps: Some(request.steps),
+        seed: Some(request.seed),
+        perspective: request.perspective.clone(),
+        interactive: request.frames.is_none(),
+        from: None,
+    };
+    as_asked.check(&facts.vocabulary).map_err(|e| Fault::session("bad_request", e.to_string()))?;
+    check_instruction(&request.environment, request.instruction.as_deref(), facts)
+}
+
+/// Checks the words and the length of an instruction.
+pub fn check_instruction(environment: &Environment, text: Option<&str>, facts: &Facts) -> Result<(), Fault> {
+    let as_sent = Control {
+        seq: 1,
+        weather: environment.weather.clone(),
+        lighting: environment.lighting.clone(),
+        effects: environment.effects.clone(),
+        instruction: text.map(str::to_string),
+        ..Control::default()
+    };
+    as_sent.check(&facts.vocabulary).map_err(|e| Fault::session("bad_control", e.to_string()))
+}
+
+fn memory(error: &RingError) -> Fault {
+    Fault::session("shared_memory", chain(error))
+}
+
+impl Start {
+    /// Reads the snapshot of a continuation. A session that goes on after a crash may have none yet and begins anew;
+    /// one that a client asked to continue must have one that fits.
+    fn read(request: &OpenSession, fd: OwnedFd, facts: &Facts) -> Result<Start, Fault> {
+        let snapshot = match Snapshot::read_fd(&fd) {
+            Ok(snapshot) => Some(snapshot),
+            Err(RingError::NoSnapshot) if request.keep_tick => None,
+            Err(e) => return Err(Fault::session("bad_snapshot", chain(&e))),
+        };
+        if let Some(s) = &snapshot {
+            fits(request, &s.about, facts)?;
+        }
+        if !request.keep_tick {
+            return Ok(Start { snapshot, ..Start::default() });
+        }
+        let mut tick = snapshot.as_ref().map_or(0, |s| s.about.tick.saturating_add(1));
+        // Viewers of a live session have seen ticks after the snapshot: numbers go on rising. A stored generation makes
+        // those frames again instead, under the same numbers.
+        if request.frames.is_none()
+            && let Some(newest) = RingReader::open(fd).ok().and_then(|ring| ring.newest())
+        {
+            tick = tick.max(newest.saturating_add(1));
+        }
+        Ok(Start { snapshot, tick, recovered: true })
+    }
+}
+
+/// A snapshot continues only in the same model and at the same size.
+fn fits(request: &OpenSession, about: &About, facts: &Facts) -> Result<(), Fault> {
+    if about.model_hash != facts.model_hash {
+        let message = format!("the snapshot is of model {}, this worker runs {}", about.model_hash, facts.model_hash);
+        return Err(Fault::session("model_mismatch", message));
+    }
+    if (about.width, about.height) != (request.width, request.height) {
+        let message = format!(
+            "the snapshot is of {} x {} pixels, the session asks for {} x {}; allowed: the same size",
+            about.width, about.height, request.width, request.height
+        );
+        return Err(Fault::session("size_mismatch", message));
+    }
+    Ok(())
+}
+
+impl<S> Live<S> {
+    /// Opens a session with the descriptors that came with the request. Returns it and its ring's read-only descriptor.
+    ///
+    /// Errors: a fault of the session if anything of the request is not allowed, of the device if it is full or gone.
+    pub fn open<E: Engine<Session = S>>(
+        engine: &mut E,
+        request: OpenSession,
+        fds: Vec<OwnedFd>,
+        facts: &Facts,
+    ) -> Result<(Live<S>, OwnedFd), Fault> {
+        check(&request, facts)?;
+        let (expected, found) = (1 + usize::from(request.from_snapshot), fds.len());
+        let mut fds = fds.into_iter();
+        let (Some(control), snapshot, true) = (fds.next(), fds.next(), found == expected) else {
+            return Err(Fault::session("bad_request", format!("{found} descriptors, allowed: {expected}")));
+        };
+        let control = ControlReader::open(control).map_err(|e| memory(&e))?;
+        let start = match snapshot {
+            Some(fd) => Start::read(&request, fd, facts)?,
+            None => Start { recovered: request.keep_tick, ..Start::default() },
+        };
+        let mut inner = engine.open(&request)?;
+        match Live::prepare(engine, &mut inner, &request, &start) {
+            Ok((ring, fd, text)) => {
+                let opened = Opened { inner, ring, control, text };
+                Ok((Live::assemble(engine, opened, request, start, facts), fd))
+            }
+            Err(fault) => {
+                engine.close(inner);
+                Err(fault)
+            }
+        }
+    }
+
+    /// Instruction, history and ring of a session that the engine has opened.
+    fn prepare<E: Engine<Session = S>>(
+        engine: &mut E,
+        inner: &mut S,
+        request: &OpenSession,
+        start: &Start,
+    ) -> Result<(FrameRing, OwnedFd, Instruction), Fault> {
+        let asked = Instruction { seq: 0, environment: request.environment.clone(), text: request.instruction.clone() };
+        // A continuation keeps its world's weather and light unless it is told otherwise.
+        let text = match &start.snapshot {
+            Some(s) if is_empty(&asked) => {
+                Instruction { seq: 0, environment: s.about.environment.clone(), text: s.about.instruction.clone() }
+            }
+            _ => asked,
+        };
+        if !is_empty(&text) {
+            engine.instruct(inner, request, &text.environment, text.text.as_deref())?;
+        }
+        if let Some(s) = start.snapshot.as_ref().filter(|s| !s.history.is_empty()) {
+            let elements = engine.latent(inner).len();
+            if let Some((latent, _)) = s.history.iter().find(|(latent, _)| latent.len() != elements) {
+                let message = format!("a latent has {} values, the model's have {elements}", latent.len());
+                return Err(Fault::session("bad_snapshot", message));
+            }
+            engine.seed(inner, &s.history)?;
+        }
+        let elements = engine.latent(inner).len();
+        let created = FrameRing::create(request.width, request.height, limits::RING_SLOTS, elements);
+        let (ring, fd) = created.map_err(|e| memory(&e))?;
+        Ok((ring, fd, text))
+    }
+
+    fn assemble<E: Engine<Session = S>>(
+        engine: &E,
+        opened: Opened<S>,
+        request: OpenSession,
+        start: Start,
+        facts: &Facts,
+    ) -> Live<S> {
+        let mut history = History::new(engine.latent(&opened.inner).len());
+        let mut trace = Trace::new();
+        let (mut seen, mut keys) = (TapCounts::default(), Keys::NONE);
+        if let Some(Snapshot { about, trace: bytes, history: latents }) = &start.snapshot {
+            latents.iter().for_each(|(latent, keys)| history.push(latent, *keys));
+            if request.keep_tick {
+                trace = Trace::resume(bytes, about.trace_dropped);
+                (seen, keys) = (about.taps, about.keys);
+            }
+            trace.push(&Change::Continued { tick: start.tick, from: about.tick });
+        }
+        let taken = if request.frames.is_some() { opened.control.consumed() } else { 0 };
+        Live {
+            inner: opened.inner,
+            ring: opened.ring,
+            control: opened.control,
+            tick: start.tick,
+            publish_from: start.tick.max(taken),
+            flags: if start.recovered { FLAG_RECOVERED } else { 0 },
+            seen,
+            keys,
+            control_seq: 0,
+            instruction_seq: 0,
+            pending: None,
+            history,
+            trace,
+            about: about(&request, opened.text, facts),
+            snapshot_in: SNAPSHOT_TICKS,
+            request,
+        }
+    }
+
+    pub fn request(&self) -> &OpenSession {
+        &self.request
+    }
+
+    /// Number of frames made so far, those before a recovery included.
+    pub fn frames(&self) -> u64 {
+        self.tick
+    }
+
+    /// Bytes of one picture.
+    pub fn frame_bytes(&self) -> usize {
+        self.ring.geometry().frame_bytes()
+    }
+
+    /// True if the next tick would reflect a control that no frame has reflected.
+    pub fn has_news(&self) -> bool {
+        self.pending.is_some() || self.control.is_newer(self.control_seq, &self.seen)
+    }
+
+    /// True if the next frame would not overwrite one that the reader still needs.
+    pub fn has_room(&self) -> bool {
+        if self.tick < self.publish_from {
+            return true;
+        }
+        let taken = self.control.consumed().max(self.publish_from);
+        self.tick.saturating_sub(taken) < u64::from(self.ring.geometry().slots()) - SLOTS_READ
+    }
+
+    /// True if a stored generation has all its frames.
+    pub fn is_finished(&self) -> bool {
+        self.request.frames.is_some_and(|frames| self.tick >= u64::from(frames))
+    }
+
+    /// New text, for the next tick. An earlier one that still waits is superseded.
+    pub fn instruct(&mut self, instruction: Instruction) {
+        self.pending = Some(instruction);
+    }
+
+    /// Makes the next frame: latches the controls, runs the engine, fills the ring.
+    ///
+    /// Errors: whatever ends the session or the device. An instruction that the model refuses is no error: the session
+    /// goes on without it.
+    pub fn tick<E: Engine<Session = S>>(&mut self, engine: &mut E, scratch: &mut Scratch) -> Result<Turn, Fault> {
+        let refused = self.apply_instruction(engine)?;
+        let latched = self.control.latch(&mut self.seen);
+        if latched.keys != self.keys || latched.seq != self.control_seq {
+            self.trace.push(&Change::Keys { tick: self.tick, seq: latched.seq, keys: latched.keys });
+        }
+        (self.keys, self.control_seq) = (latched.keys, latched.seq);
+        let picture = &mut scratch.picture[..self.ring.geometry().frame_bytes()];
+        engine.tick(&mut self.inner, self.keys, picture)?;
+        self.history.push(engine.latent(&self.inner), self.keys);
+        let published = (self.tick >= self.publish_from).then_some(self.tick);
+        if published.is_some() {
+            let meta = FrameMeta {
+                tick: self.tick,
+                time_us: time_us(self.tick, self.request.fps),
+                seq: self.seq(),
+                flags: std::mem::take(&mut self.flags),
+            };
+            self.ring.publish(&meta, picture);
+        }
+        self.tick += 1;
+        self.snapshot_in -= 1;
+        if self.snapshot_in == 0 {
+            self.snapshot(&mut scratch.snapshot);
+        }
+        Ok(Turn { published, refused })
+    }
+
+    fn apply_instruction<E: Engine<Session = S>>(&mut self, engine: &mut E) -> Result<Option<(u32, Fault)>, Fault> {
+        let Some(Instruction { seq, environment, text }) = self.pending.take() else { return Ok(None) };
+        match engine.instruct(&mut self.inner, &self.request, &environment, text.as_deref()) {
+            Ok(()) => {}
+            Err(fault) if fault.device => return Err(fault),
+            Err(fault) => return Ok(Some((seq, fault))),
+        }
+        (self.about.environment, self.about.instruction) = (environment.clone(), text.clone());
+        self.instruction_seq = seq;
+        self.trace.push(&Change::Instruction { tick: self.tick, seq, environment, text });
+        Ok(None)
+    }
+
+    /// `seq` of the newest control that the newest frame reflects.
+    fn seq(&self) -> u32 {
+        self.control_seq.max(self.instruction_seq)
+    }
+
+    /// Writes the session's value into its ring. A failure costs only the way back after a crash: it is logged.
+    pub fn snapshot(&mut self, scratch: &mut Vec<u8>) {
+        self.snapshot_in = SNAPSHOT_TICKS;
+        let Some(newest) = self.tick.checked_sub(1) else { return };
+        self.about.tick = newest;
+        self.about.seq = self.seq();
+        self.about.keys = self.keys;
+        self.about.taps = self.seen;
+        self.about.trace_dropped = self.trace.dropped();
+        if let Err(e) = self.ring.snapshot(&self.about, self.trace.bytes(), &self.history, scratch) {
+            log::warn!("session {}: no snapshot: {}", self.request.session, chain(&e));
+        }
+    }
+
+    /// Gives the engine's part back, to be closed.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+/// The part of a session's value that stays, and the texts it begins with.
+fn about(request: &OpenSession, text: Instruction, facts: &Facts) -> About {
+    About {
+        model_hash: facts.model_hash.clone(),
+        device: facts.device.clone(),
+        width: request.width,
+        height: request.height,
+        fps: request.fps,
+        steps: request.steps,
+        seed: request.seed,
+        prompt: request.prompt.clone(),
+        perspective: request.perspective.clone(),
+        environment: text.environment,
+        instruction: text.text,
+        ..About::default()
+    }
+}
+
+fn is_empty(instruction: &Instruction) -> bool {
+    instruction.text.is_none() && instruction.environment == Environment::default()
+}
+
+/// Presentation time of a tick in microseconds since the session began.
+fn time_us(tick: u64, fps: u32) -> u64 {
+    (u128::from(tick) * 1_000_000 / u128::from(fps.max(1))) as u64
+}
