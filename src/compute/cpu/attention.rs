@@ -7,7 +7,7 @@ use pulp::Simd;
 use super::super::op::{Attention, RingAttention, RingWrite};
 use super::super::tensor::Param;
 use super::gemm::{self, TILE_ROWS, packed_len, sums};
-use super::math::{LANES, Lanes, dot, each, exp, load, sum};
+use super::math::{LANES, Lanes, dot, each, exp, load, store, sum};
 use super::memory::{Mat, Memory, Operands, Scratch};
 use super::tasks::{Body, Context, Split};
 
@@ -143,7 +143,7 @@ impl Attend<'_> {
             let cols = LANES.min(hd - panel * LANES);
             for (r, mut sums) in tile.into_iter().enumerate() {
                 sums.iter_mut().for_each(|s| *s *= inverse[r]);
-                y[r * self.stride + head * hd + panel * LANES..][..cols].copy_from_slice(&sums[..cols]);
+                store(&sums, &mut y[r * self.stride + head * hd + panel * LANES..][..cols]);
             }
         }
     }

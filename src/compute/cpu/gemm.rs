@@ -5,10 +5,12 @@
 //! Every element of the result is one chain of fused multiply-adds in the order of k, whatever tile, thread or
 //! position it falls into: results do not depend on how the work was split.
 
+use std::hint::black_box;
+
 use pulp::Simd;
 
 use super::super::op::Act;
-use super::math::{LANES, Lanes, act, load};
+use super::math::{LANES, Lanes, act, load, store};
 use super::memory::Mat;
 
 /// Rows of a tile.
@@ -122,7 +124,7 @@ impl Epilogue<'_> {
                 (0..LANES).for_each(|i| sums[i] += res[i]);
             }
         }
-        y.copy_from_slice(&sums[..y.len()]);
+        store(&sums, y);
     }
 }
 
@@ -188,7 +190,10 @@ impl<R: Rows> Product<'_, R> {
         y: &mut [f32],
         stride: usize,
     ) {
-        let x: [R::Row; M] = std::array::from_fn(|r| self.x.find(row + r));
+        let mut x = [self.x.find(row); M];
+        for (r, x) in x.iter_mut().enumerate() {
+            *x = self.x.find(row + r);
+        }
         let sums = sums::<S, M>(simd, packed, self.x.taps(), self.x.len(), |r, tap| self.x.segment(x[r], tap));
         for (r, sums) in sums.into_iter().enumerate() {
             self.epilogue.finish(sums, row + r, col, &mut y[r * stride..r * stride + cols]);
@@ -224,11 +229,19 @@ fn sums_in<'x, S: Simd, const M: usize, const V: usize>(
 ) -> [Lanes; M] {
     let mut acc = [[simd.splat_f32s(0.0); V]; M];
     for tap in 0..taps {
-        let x: [&[f32]; M] = std::array::from_fn(|r| &segment(r, tap)[..len]);
+        let mut x: [&[f32]; M] = [&[]; M];
+        for (r, x) in x.iter_mut().enumerate() {
+            *x = segment(r, tap);
+        }
+        // The compiler must not see that the rows are a stride apart: it would compute their addresses again and
+        // again instead of keeping six of them in registers.
+        let opaque = black_box(x);
+        for (x, opaque) in x.iter_mut().zip(opaque) {
+            *x = &opaque[..len];
+        }
         let panel = S::as_simd_f32s(&packed[tap * len * LANES..(tap + 1) * len * LANES]).0;
         let panel = &panel.as_chunks::<V>().0[..len];
-        for k in 0..len {
-            let w = panel[k];
+        for (k, w) in panel.iter().enumerate() {
             for r in 0..M {
                 let x = simd.splat_f32s(x[r][k]);
                 for v in 0..V {

@@ -48,21 +48,25 @@ pub fn shuffle(op: &Shuffle, memory: &mut Memory<'_>, scratch: &mut Scratch, cx:
         let mut operands = Operands::new(memory, op.y.tensor, &mut scratch.stage);
         let x = operands.get(&op.x, &buffer);
         let shortcut = op.shortcut.as_ref().map(|s| operands.get(s, &buffer));
-        // Columns and divisors fit 32 bits, whose division is faster than that of 64.
-        let (r, width, wide, repeat) = (op.r, op.width, op.width * op.r, op.repeat() as u32);
+        let (rr, width, wide, repeat) = (op.r * op.r, op.width, op.width * op.r, op.repeat());
+        let r = op.r;
         let rows = &mut buffer[op.y.offset..op.y.end()];
         cx.each_row(rows, rows_of(&op.y, GATHER_COST), None, |row, y| {
             let (i, j) = (row / wide, row % wide);
             let (from, first) = (i / r * width + j / r, i % r * r + j % r);
-            for (y, x) in y.iter_mut().zip(x.row(from)[first..].iter().step_by(r * r)) {
+            for (y, x) in y.iter_mut().zip(x.row(from)[first..].iter().step_by(rr)) {
                 *y = *x;
             }
             if let Some(shortcut) = &shortcut {
                 let shortcut = shortcut.row(from);
-                let mut k = first as u32;
+                // Quotient and remainder of the channel by `repeat`, kept up by addition.
+                let (mut at, mut rest) = (first / repeat, first % repeat);
                 for y in y {
-                    *y += shortcut[(k / repeat) as usize];
-                    k += (r * r) as u32;
+                    *y += shortcut[at];
+                    (at, rest) = (at + rr / repeat, rest + rr % repeat);
+                    if rest >= repeat {
+                        (at, rest) = (at + 1, rest - repeat);
+                    }
                 }
             }
         });

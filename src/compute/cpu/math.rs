@@ -25,6 +25,16 @@ pub fn load(slice: &[f32], from: usize) -> Lanes {
     }
 }
 
+/// Writes the first `to.len()` lanes.
+#[inline(always)]
+pub fn store(lanes: &Lanes, to: &mut [f32]) {
+    match <&mut Lanes>::try_from(&mut *to) {
+        // A length that is known becomes two instructions instead of a call.
+        Ok(full) => *full = *lanes,
+        Err(_) => to.copy_from_slice(&lanes[..to.len()]),
+    }
+}
+
 /// Applies `f` to the lanes of a slice and the lanes of `with` beside them; zeros stand in beyond the end.
 #[inline(always)]
 pub fn each<const N: usize>(y: &mut [f32], with: [&[f32]; N], f: impl Fn(&mut Lanes, [&Lanes; N])) {

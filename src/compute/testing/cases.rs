@@ -98,6 +98,18 @@ fn linear(all: &mut Vec<Case>) {
         all.push(linear_case(1, 96, 96, act, Fused { bias: true, ..Fused::default() }));
     }
     all.push(linear_case(12, 20, 36, Act::None, Fused { gate_groups: 12, ..Fused::default() }));
+
+    let mut d = Declare::new("linear 9x20x18 by an activation");
+    let (x, w, y) = (d.input(9, 20), d.input(18, 20), d.input(9, 18));
+    all.push(d.op(&[y], move |p| Linear {
+        x: p.view(x),
+        w: p.tensor(w),
+        bias: None,
+        act: Act::None,
+        gate: None,
+        res: None,
+        y: p.view(y),
+    }));
 }
 
 fn conv(all: &mut Vec<Case>) {
