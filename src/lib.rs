@@ -2,11 +2,13 @@
 
 #![deny(unsafe_code)]
 
+pub mod api;
 pub mod compute;
 pub mod config;
 pub mod frame;
 pub mod model;
 pub mod proto;
+pub mod store;
 #[allow(unsafe_code)]
 pub mod sys;
 #[allow(unsafe_code)]

@@ -1,0 +1,210 @@
+//! The `api` role: HTTP and WebSocket on the network and on the Unix socket, sessions, encoding, the store.
+//!
+//! Owns everything that clients see. Never touches a device, and never executes what a client sends: requests are checked
+//! here and passed on as values.
+//!
+//! ```text
+//!  listeners -> serve -> http, stream -> hub -> worker (link) ......> the worker process
+//!                                         |                              | frames, shared memory
+//!                           session: watch channel <- pump (thread) <----+
+//!                                                      |-> encode (JPEG, once for all viewers)
+//!                                                      `-> record (H.264, MP4) -> store
+//! ```
+
+mod access;
+mod assets;
+mod body;
+mod encode;
+mod files;
+mod http;
+mod hub;
+mod limits;
+mod pump;
+mod rate;
+mod record;
+mod refusal;
+mod serve;
+mod session;
+mod stream;
+mod worker;
+
+use std::io::Read;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::SeedableRng;
+use tokio::sync::Notify;
+
+use self::access::{Access, TokenError};
+use self::hub::Hub;
+use self::limits::{DRAIN_TIME_MAX, IDLE_CHECK_PERIOD};
+use self::refusal::chain;
+use crate::config::Config;
+use crate::proto::link::{FromApi, ToApi, build_id};
+use crate::store::StoreError;
+use crate::store::folder::FolderStore;
+use crate::sys::link::{Link, LinkError};
+
+/// Exit codes of sysexits(3).
+const EX_SOFTWARE: u8 = 70;
+const EX_OSERR: u8 = 71;
+const EX_CANTCREAT: u8 = 73;
+const EX_CONFIG: u8 = 78;
+
+/// Why the role cannot run.
+#[derive(Debug, thiserror::Error)]
+enum ApiError {
+    #[error("the parent closed the link before the start")]
+    NoParent,
+    #[error("the parent's first message is not a start of this build")]
+    Start,
+    #[error("talk to the parent")]
+    Link(#[source] LinkError),
+    #[error("use the token file")]
+    Tokens(#[from] TokenError),
+    #[error("open the store")]
+    Store(#[from] StoreError),
+    #[error("prepare to serve")]
+    System(#[from] std::io::Error),
+}
+
+impl ApiError {
+    fn exit_code(&self) -> u8 {
+        match self {
+            ApiError::NoParent | ApiError::Start | ApiError::Link(_) => EX_SOFTWARE,
+            ApiError::Tokens(_) => EX_CONFIG,
+            ApiError::Store(_) => EX_CANTCREAT,
+            ApiError::System(_) => EX_OSERR,
+        }
+    }
+}
+
+/// Runs the role until the parent drains it or goes away. `link` leads to the parent.
+///
+/// Blocks: this is the whole process. Answers an exit code of sysexits(3).
+pub fn run(link: Link) -> ExitCode {
+    match begin(link) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::error!("{}", chain(&error));
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// What the parent sends first.
+struct Start {
+    config: Config,
+    sandbox: String,
+    network: TcpListener,
+    local: UnixListener,
+}
+
+fn begin(link: Link) -> Result<(), ApiError> {
+    let Start { config, sandbox, network, local } = receive_start(&link)?;
+    let own_user = nix::unistd::geteuid().as_raw();
+    let access = Access::new(network.local_addr()?, own_user, config.http.token_file.as_deref())?;
+    let store = Arc::new(FolderStore::open(&config.state.directory, config.state.generations_max)?);
+    let mut seed = [0; 32];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut seed)?;
+    let hub = Arc::new(Hub::new(config, access, store, sandbox, ChaCha20Rng::from_seed(seed)));
+    let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("http").enable_all().build()?;
+    let drain = Arc::new(Notify::new());
+    listen_to_parent(link.try_clone()?, hub.clone(), drain.clone())?;
+    let served = runtime.block_on(serve_until(hub, network, local, &link, &drain));
+    // A viewer that does not read must not hold the process.
+    runtime.shutdown_background();
+    served
+}
+
+fn receive_start(link: &Link) -> Result<Start, ApiError> {
+    let (message, fds) = link.recv::<ToApi>().map_err(ApiError::Link)?.ok_or(ApiError::NoParent)?;
+    let mut fds = fds.into_iter();
+    match (message, fds.next(), fds.next()) {
+        (ToApi::Start { build, config, sandbox }, Some(network), Some(local)) if build == build_id() => {
+            let (network, local) = (TcpListener::from(network), UnixListener::from(local));
+            network.set_nonblocking(true)?;
+            local.set_nonblocking(true)?;
+            Ok(Start { config: *config, sandbox, network, local })
+        }
+        _ => Err(ApiError::Start),
+    }
+}
+
+/// One thread hears the parent; when the link ends the role drains as if asked to.
+fn listen_to_parent(link: Link, hub: Arc<Hub>, drain: Arc<Notify>) -> std::io::Result<()> {
+    let listen = move || {
+        loop {
+            match link.recv::<ToApi>() {
+                Ok(Some((message, fds))) => heard(&hub, &drain, message, fds),
+                Ok(None) => break,
+                Err(e) => {
+                    log::error!("{}", chain(&e));
+                    break;
+                }
+            }
+        }
+        drain.notify_one();
+    };
+    std::thread::Builder::new().name("parent".to_string()).spawn(listen)?;
+    Ok(())
+}
+
+fn heard(hub: &Arc<Hub>, drain: &Notify, message: ToApi, fds: Vec<OwnedFd>) {
+    match (message, fds.into_iter().next()) {
+        (ToApi::WorkerUp { generation }, Some(fd)) => {
+            if let Err(e) = worker::attach(hub.clone(), generation, Link::from_fd(fd)) {
+                log::error!("worker {generation}: {e}");
+            }
+        }
+        (ToApi::WorkerDown { generation, reason, retry }, _) => hub.worker_down(generation, &reason, retry),
+        (ToApi::Drain, _) => drain.notify_one(),
+        (ToApi::WorkerUp { .. } | ToApi::Start { .. }, _) => log::error!("a message from the parent makes no sense"),
+    }
+}
+
+async fn serve_until(
+    hub: Arc<Hub>,
+    network: TcpListener,
+    local: UnixListener,
+    link: &Link,
+    drain: &Notify,
+) -> Result<(), ApiError> {
+    let router = http::router(hub.clone());
+    let network = tokio::net::TcpListener::from_std(network)?;
+    let local = tokio::net::UnixListener::from_std(local)?;
+    tokio::spawn(serve::network(network, router.clone(), serve::room()));
+    tokio::spawn(serve::local(local, router, serve::room()));
+    link.send(&FromApi::Ready { build: build_id() }, &[])?;
+    let mut check = tokio::time::interval(IDLE_CHECK_PERIOD);
+    loop {
+        tokio::select! {
+            () = drain.notified() => break,
+            _ = check.tick() => hub.close_idle(Instant::now()),
+        }
+    }
+    finish(&hub).await;
+    Ok(())
+}
+
+/// Lets recordings end, but not for ever.
+async fn finish(hub: &Hub) {
+    const STEP: std::time::Duration = std::time::Duration::from_millis(20);
+    hub.drain();
+    let deadline = Instant::now() + DRAIN_TIME_MAX;
+    while !hub.is_drained() && Instant::now() < deadline {
+        tokio::time::sleep(STEP).await;
+    }
+    hub.abandon();
+    // Viewers get their last words, and threads remove the files of what was abandoned.
+    let deadline = Instant::now() + STEP * 25;
+    while !hub.is_drained() && Instant::now() < deadline {
+        tokio::time::sleep(STEP).await;
+    }
+    tokio::time::sleep(STEP * 5).await;
+}

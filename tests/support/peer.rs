@@ -1,0 +1,291 @@
+//! A worker for tests of the api: it speaks the link, obeys control blocks and publishes moving pictures into real frame
+//! rings, without a model. Pictures are a gradient that `W`/`S` move vertically and `A`/`D` horizontally.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use gamegend::frame::{About, ControlReader, FrameMeta, FrameRing, History, Snapshot, TapCounts};
+use gamegend::proto::api::{Vocabulary, WorkerStats};
+use gamegend::proto::keys::Keys;
+use gamegend::proto::limits::RING_SLOTS;
+use gamegend::proto::link::{AboutWorker, FromWorker, OpenSession, SessionNumber, ToWorker, build_id};
+use gamegend::proto::wire::FLAG_RECOVERED;
+use gamegend::sys::link::Link;
+
+/// Values of a latent in the peer's snapshots.
+const LATENT_ELEMENTS: usize = 16;
+/// Ticks between two snapshots.
+const SNAPSHOT_PERIOD: u64 = 5;
+pub const MODEL_HASH: &str = "test-peer";
+
+pub fn vocabulary() -> Vocabulary {
+    let words = |words: &[&str]| words.iter().map(|w| w.to_string()).collect();
+    Vocabulary {
+        weather: words(&["clear", "rain", "snow"]),
+        lighting: words(&["day", "sunset", "night"]),
+        effects: words(&["none", "fire"]),
+        perspectives: words(&["first", "third"]),
+        steps: vec![1, 2, 4],
+        default_steps: 2,
+        prompt_tokens_max: 64,
+    }
+}
+
+/// What the api asked of the peer so far.
+#[derive(Default)]
+pub struct Asked {
+    pub opened: Vec<OpenSession>,
+    pub closed: Vec<SessionNumber>,
+    pub instructions: Vec<(u32, Option<String>)>,
+    /// Frames made for each session.
+    pub made: HashMap<SessionNumber, u64>,
+}
+
+pub struct Peer {
+    link: Link,
+    pub asked: Arc<Mutex<Asked>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Peer {
+    /// Starts to work on this end of a link. `stored_pause` slows stored generations down, per frame.
+    pub fn start(link: Link, stored_pause: Duration) -> Peer {
+        let asked = Arc::new(Mutex::new(Asked::default()));
+        let (to_work, messages) = channel();
+        let reader = link.clone();
+        std::thread::spawn(move || {
+            while let Ok(Some(message)) = reader.recv::<ToWorker>() {
+                if to_work.send(message).is_err() {
+                    return;
+                }
+            }
+        });
+        let (writer, noted) = (link.clone(), asked.clone());
+        let thread = std::thread::spawn(move || work(&writer, &messages, &noted, stored_pause));
+        Peer { link, asked, thread: Some(thread) }
+    }
+
+    /// Goes away without a word, as a killed process does.
+    pub fn kill(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.link.close();
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("the peer does not panic");
+        }
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.end();
+        }
+    }
+}
+
+struct Playing {
+    open: OpenSession,
+    ring: FrameRing,
+    control: ControlReader,
+    seen: TapCounts,
+    history: History,
+    position: (i64, i64),
+    tick: u64,
+    instruct_seq: u32,
+    due: Instant,
+    recovered: bool,
+}
+
+fn work(link: &Link, messages: &Receiver<(ToWorker, Vec<OwnedFd>)>, asked: &Mutex<Asked>, pause: Duration) {
+    let about = AboutWorker {
+        pid: std::process::id(),
+        device: "test pictures".into(),
+        device_kind: "test".into(),
+        device_why: "a test".into(),
+        precision: "none".into(),
+        sandbox: "none".into(),
+        model: "test-pictures".into(),
+        model_hash: MODEL_HASH.into(),
+        parameters: 0,
+        vocabulary: vocabulary(),
+    };
+    let hello = FromWorker::Hello { build: build_id(), about: Box::new(about) };
+    if link.send(&hello, &[]).is_err() {
+        return;
+    }
+    let mut playing: HashMap<SessionNumber, Playing> = HashMap::new();
+    let mut stats_due = Instant::now();
+    loop {
+        match messages.recv_timeout(Duration::from_millis(1)) {
+            Ok((message, fds)) => obey(link, message, fds, &mut playing, asked),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        let mut over = Vec::new();
+        for (number, session) in &mut playing {
+            if !session.step(link, pause) {
+                return;
+            }
+            asked.lock().expect("no panic").made.insert(*number, session.tick);
+            if session.open.frames.is_some_and(|n| session.tick >= u64::from(n)) {
+                over.push(*number);
+            }
+        }
+        for number in over {
+            let frames = playing.remove(&number).map_or(0, |s| s.tick);
+            let _ = link.send(&FromWorker::Finished { session: number, frames }, &[]);
+        }
+        if Instant::now() >= stats_due {
+            stats_due = Instant::now() + Duration::from_millis(200);
+            let stats = WorkerStats { sessions: playing.len() as u32, ..WorkerStats::default() };
+            let _ = link.send(&FromWorker::Stats(stats), &[]);
+        }
+    }
+}
+
+fn obey(
+    link: &Link,
+    message: ToWorker,
+    fds: Vec<OwnedFd>,
+    playing: &mut HashMap<SessionNumber, Playing>,
+    asked: &Mutex<Asked>,
+) {
+    match message {
+        ToWorker::Hello { build } => assert_eq!(build, build_id()),
+        ToWorker::Open(open) => {
+            asked.lock().expect("no panic").opened.push((*open).clone());
+            let number = open.session;
+            let (session, fd) = Playing::open(*open, fds);
+            let _ = link.send(&FromWorker::Opened { session: number }, &[fd.as_fd()]);
+            playing.insert(number, session);
+        }
+        ToWorker::Instruct { session, seq, instruction, .. } => {
+            asked.lock().expect("no panic").instructions.push((seq, instruction));
+            if let Some(playing) = playing.get_mut(&session) {
+                playing.instruct_seq = seq;
+            }
+        }
+        ToWorker::Close { session } => {
+            asked.lock().expect("no panic").closed.push(session);
+            if let Some(playing) = playing.remove(&session) {
+                let _ = link.send(&FromWorker::Finished { session, frames: playing.tick }, &[]);
+            }
+        }
+    }
+}
+
+impl Playing {
+    fn open(open: OpenSession, fds: Vec<OwnedFd>) -> (Playing, OwnedFd) {
+        let mut fds = fds.into_iter();
+        let control = ControlReader::open(fds.next().expect("a control block")).expect("a sound one");
+        let before = fds.next().map(|fd| Snapshot::read_fd(&fd).expect("a sound snapshot"));
+        assert_eq!(before.is_some(), open.from_snapshot);
+        let (ring, fd) =
+            FrameRing::create(open.width, open.height, RING_SLOTS, LATENT_ELEMENTS).expect("memory for a ring");
+        let mut position = (0, 0);
+        let mut tick = 0;
+        if let Some(snapshot) = before {
+            let latent = &snapshot.history.last().expect("a latent").0;
+            position = (latent[0] as i64, latent[1] as i64);
+            tick = if open.keep_tick { snapshot.about.tick + 1 } else { 0 };
+        }
+        let recovered = open.keep_tick;
+        let session = Playing {
+            open,
+            ring,
+            control,
+            seen: TapCounts::default(),
+            history: History::new(LATENT_ELEMENTS),
+            position,
+            tick,
+            instruct_seq: 0,
+            due: Instant::now(),
+            recovered,
+        };
+        (session, fd)
+    }
+
+    /// Makes a frame if one is due. False if the api is gone.
+    fn step(&mut self, link: &Link, pause: Duration) -> bool {
+        let now = Instant::now();
+        let stored = self.open.frames.is_some();
+        let full = stored && self.tick.saturating_sub(self.control.consumed()) >= u64::from(RING_SLOTS) - 1;
+        if now < self.due || full {
+            return true;
+        }
+        self.due = now + if stored { pause } else { Duration::from_secs(1) / self.open.fps };
+        let latched = self.control.latch(&mut self.seen);
+        let held = |key: Keys| i64::from(latched.keys.contains(key));
+        self.position.0 += 1 + 6 * (held(Keys::D) - held(Keys::A));
+        self.position.1 += 6 * (held(Keys::S) - held(Keys::W)) + 20 * held(Keys::SPACE);
+        let flags = if std::mem::take(&mut self.recovered) { FLAG_RECOVERED } else { 0 };
+        let meta = FrameMeta {
+            tick: self.tick,
+            time_us: self.tick * 1_000_000 / u64::from(self.open.fps),
+            seq: latched.seq.max(self.instruct_seq),
+            flags,
+        };
+        let picture = picture(self.open.width, self.open.height, self.position, self.open.seed);
+        self.ring.publish(&meta, &picture);
+        let mut latent = [0.0; LATENT_ELEMENTS];
+        (latent[0], latent[1]) = (self.position.0 as f32, self.position.1 as f32);
+        self.history.push(&latent, latched.keys);
+        let last = self.open.frames.is_some_and(|n| self.tick + 1 == u64::from(n));
+        if self.tick % SNAPSHOT_PERIOD == 0 || last {
+            self.snapshot(meta.seq, latched.keys);
+        }
+        self.tick += 1;
+        link.send(&FromWorker::Frame { session: self.open.session, tick: meta.tick }, &[]).is_ok()
+    }
+
+    fn snapshot(&mut self, seq: u32, keys: Keys) {
+        let about = About {
+            model_hash: MODEL_HASH.into(),
+            width: self.open.width,
+            height: self.open.height,
+            fps: self.open.fps,
+            prompt: self.open.prompt.clone(),
+            tick: self.tick,
+            seq,
+            keys,
+            ..About::default()
+        };
+        self.ring.snapshot(&about, &[], &self.history, &mut Vec::new()).expect("a small snapshot fits");
+    }
+}
+
+/// Full-range I420: hills under a sky whose colours come from the seed, moved by `position`.
+fn picture(width: u32, height: u32, position: (i64, i64), seed: u64) -> Vec<u8> {
+    let (w, h) = (width as usize, height as usize);
+    let mut out = vec![128; w * h * 3 / 2];
+    let horizon = |x: usize| {
+        let x = (x as i64 + position.0 * 2) as f64 / w as f64;
+        (h as f64 * (0.55 + 0.12 * (x * 5.1).sin() + 0.05 * (x * 17.3).sin())) as i64 - position.1
+    };
+    let tops: Vec<i64> = (0..w).map(horizon).collect();
+    for y in 0..h {
+        for x in 0..w {
+            let below = y as i64 - tops[x];
+            let shade = if below < 0 { 205 - (y * 70 / h) as i64 } else { 60 + (below * 90 / h as i64) };
+            let grain = ((x as i64 + position.0 * 2) / 6 + (y as i64 + position.1) / 6) % 2 * 12;
+            out[y * w + x] = (shade + if below < 0 { 0 } else { grain }).clamp(0, 255) as u8;
+        }
+    }
+    let (u, v) = (w * h, w * h * 5 / 4);
+    for y in 0..h / 2 {
+        for x in 0..w / 2 {
+            let sky = (y * 2) as i64 <= tops[x * 2];
+            let tint = (seed % 24) as u8;
+            out[u + y * w / 2 + x] = if sky { 150 } else { 95 + tint };
+            out[v + y * w / 2 + x] = if sky { 112 - tint / 2 } else { 108 };
+        }
+    }
+    out
+}
