@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use gamegend::compute::{DeviceKind, Executor, Output, Precision, Run, StateLayout, cpu, reference};
+use gamegend::compute::{DeviceKind, Executor, Output, Precision, Run, StateLayout, cpu, gpu, reference};
 use gamegend::model::net::Net;
 use gamegend::model::plans;
 use gamegend::model::sampler::{Stream, StreamPlans};
@@ -140,7 +140,20 @@ fn on_every_executor(check: impl Fn(&mut dyn Executor, &mut Judge)) {
 
 /// Vulkan drivers, in both precisions.
 fn vulkan() -> Vec<Box<dyn Executor>> {
-    Vec::new()
+    let entries = gpu::devices().unwrap_or_default();
+    if entries.is_empty() {
+        let required = std::env::var("GAMEGEND_TEST_REQUIRE").unwrap_or_default();
+        assert!(!required.split(',').any(|r| r == "gpu"), "a Vulkan driver is required");
+        println!("skipped: no Vulkan driver");
+    }
+    let mut all: Vec<Box<dyn Executor>> = Vec::new();
+    for (entry, precision) in entries.iter().flat_map(|e| [(e, Precision::F32), (e, Precision::F16)]) {
+        match gpu::GpuExecutor::open(entry.index, Some(precision)) {
+            Ok(executor) => all.push(Box::new(executor)),
+            Err(e) => println!("skipped: {} in {precision:?}: {e}", entry.name),
+        }
+    }
+    all
 }
 
 #[test]
