@@ -5,8 +5,11 @@
 pub mod api;
 pub mod compute;
 pub mod config;
+pub mod exit;
 pub mod frame;
+pub mod log;
 pub mod model;
+pub mod parent;
 pub mod proto;
 pub mod store;
 #[allow(unsafe_code)]

@@ -1,9 +1,17 @@
 //! `gamegend.toml`: every key with its default, its meaning and its check.
 
+mod check;
+mod diff;
+mod load;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+
+pub use check::{CheckError, KEYS};
+pub use diff::{Changes, diff};
+pub use load::{ConfigError, default_path, load, reload, resolve_model};
 
 /// The whole configuration. Every key is optional in the file; unknown keys are errors.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -4,6 +4,11 @@
 //! allowed: callers get safe functions, and each block states the callee's requirement.
 
 pub mod link;
+pub mod pidfile;
+pub mod process;
 #[cfg(target_os = "freebsd")]
 mod rights;
+pub mod sandbox;
 pub mod shm;
+pub mod signals;
+pub mod user;

@@ -1,0 +1,430 @@
+//! The poll loop: signals, links, log pipes and time go in; processes are started, told and ended.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+
+use super::child::RoleProcess;
+use super::detach::Waiting;
+use super::prepare::Prepared;
+use super::supervise::{Action, End, Event, Phase, Supervised, step};
+use super::{Args, level, syslog};
+use crate::config;
+use crate::exit::{Exit, chain};
+use crate::log::{Output, init_parent};
+use crate::proto::link::{FromApi, FromWorkerToParent, ToApi, ToWorkerFromParent, build_id};
+use crate::sys::link::Link;
+use crate::sys::sandbox::{Role, cache_directory};
+use crate::sys::signals::Signals;
+
+/// How long the api may take to answer requests.
+const API_START_LIMIT: Duration = Duration::from_secs(20);
+/// How long a worker may take to load its model: software devices compile for minutes when their cache is cold.
+const WORKER_START_LIMIT: Duration = Duration::from_secs(600);
+/// The loop looks around at least this often, whatever it waits for.
+const POLL_LIMIT: Duration = Duration::from_secs(10);
+
+/// A role's state and its process, if it has one.
+struct Place {
+    state: Supervised,
+    process: Option<RoleProcess>,
+}
+
+/// The running parent.
+pub struct Parent {
+    prepared: Prepared,
+    args: Args,
+    config_path: Option<PathBuf>,
+    program: PathBuf,
+    waiting: Option<Waiting>,
+    started: Instant,
+    signals: Signals,
+    api: Place,
+    worker: Place,
+    /// Counts the workers that were started.
+    generation: u32,
+    /// Set once the daemon is to end, with its exit code.
+    ending: Option<Exit>,
+    #[cfg(target_os = "freebsd")]
+    jail: Option<crate::sys::sandbox::Jail>,
+}
+
+/// What a message or its absence means.
+enum Heard {
+    Ready(String),
+    Closed,
+    Wrong(String),
+}
+
+impl Parent {
+    /// Catches the signals. Errors: what that returns.
+    pub fn new(
+        prepared: Prepared,
+        args: Args,
+        config_path: Option<PathBuf>,
+        program: PathBuf,
+        waiting: Option<Waiting>,
+    ) -> io::Result<Parent> {
+        let caught = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD];
+        let place = |limit| Place { state: Supervised::new(limit), process: None };
+        Ok(Parent {
+            prepared,
+            args,
+            config_path,
+            program,
+            waiting,
+            started: Instant::now(),
+            signals: Signals::install(&caught)?,
+            api: place(API_START_LIMIT),
+            worker: place(WORKER_START_LIMIT),
+            generation: 0,
+            ending: None,
+            #[cfg(target_os = "freebsd")]
+            jail: None,
+        })
+    }
+
+    /// Runs until both roles have ended and none is wanted.
+    pub fn run(mut self) -> Exit {
+        log::info!("gamegend {} starts as process {}", env!("CARGO_PKG_VERSION"), std::process::id());
+        self.event(Role::Api, Event::Start);
+        self.event(Role::Worker, Event::Start);
+        loop {
+            if let Some(exit) = self.ending
+                && !self.api.state.is_running()
+                && !self.worker.state.is_running()
+            {
+                log::info!("gamegend ends");
+                if let Some(waiting) = self.waiting.take() {
+                    waiting.tell(exit, "the daemon did not start; the system log says why");
+                }
+                return exit;
+            }
+            self.wait();
+            for signal in self.signals.take() {
+                self.on_signal(signal);
+            }
+            for role in [Role::Api, Role::Worker] {
+                self.look_after(role);
+            }
+            self.end_in_order();
+        }
+    }
+
+    fn place(&mut self, role: Role) -> &mut Place {
+        match role {
+            Role::Api => &mut self.api,
+            Role::Worker => &mut self.worker,
+        }
+    }
+
+    /// Waits until something can be read or a deadline passes.
+    fn wait(&self) {
+        let now = self.started.elapsed();
+        let deadlines = [&self.api, &self.worker].into_iter().filter_map(|p| p.state.deadline());
+        let rest = deadlines.map(|d| d.saturating_sub(now)).fold(POLL_LIMIT, Duration::min);
+        let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        for process in [&self.api, &self.worker].into_iter().filter_map(|p| p.process.as_ref()) {
+            fds.push(PollFd::new(process.log_fd(), PollFlags::POLLIN));
+            if process.link_open {
+                fds.push(PollFd::new(process.link.as_fd(), PollFlags::POLLIN));
+            }
+        }
+        // Rounded up, so that a deadline has passed when the wait ends. An interrupted wait is one that ended early.
+        let milliseconds = rest.as_millis() as u16 + 1;
+        if let Err(e) = poll(&mut fds, PollTimeout::from(milliseconds))
+            && e != nix::errno::Errno::EINTR
+        {
+            log::error!("poll: {e}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    fn on_signal(&mut self, signal: Signal) {
+        match signal {
+            Signal::SIGTERM | Signal::SIGINT if self.ending.is_some() => {
+                log::warn!("{signal} again: the roles are killed");
+                for place in [&mut self.api, &mut self.worker] {
+                    if let Some(process) = &mut place.process {
+                        process.kill();
+                    }
+                }
+            }
+            Signal::SIGTERM | Signal::SIGINT => {
+                log::info!("{signal}: the daemon finishes what is stored and ends");
+                self.end(Exit::Ok);
+            }
+            Signal::SIGHUP => self.reload(),
+            // A child's end is looked for in every round.
+            _ => {}
+        }
+    }
+
+    /// Begins the end: the api first, which needs the worker to finish what is stored.
+    fn end(&mut self, exit: Exit) {
+        if self.ending.is_none() {
+            self.ending = Some(exit);
+            self.event(Role::Api, Event::Stop);
+        }
+    }
+
+    /// Once the api is gone nobody needs the worker.
+    fn end_in_order(&mut self) {
+        let worker_wanted = !matches!(
+            self.worker.state.phase,
+            Phase::Down | Phase::Failed { .. } | Phase::Stopping { again: false, .. }
+        );
+        if self.ending.is_some() && !self.api.state.is_running() && worker_wanted {
+            self.event(Role::Worker, Event::Stop);
+        }
+    }
+
+    /// Log lines, messages, the end of the process, deadlines.
+    fn look_after(&mut self, role: Role) {
+        let place = self.place(role);
+        let mut events = Vec::new();
+        if let Some(process) = &mut place.process {
+            process.relay_log();
+            if process.link_open && readable(&process.link) {
+                match hear(role, &process.link) {
+                    Heard::Ready(summary) => {
+                        log::info!("{} is ready: {summary}", role.name());
+                        events.push(Event::Ready);
+                    }
+                    Heard::Closed => process.link_open = false,
+                    Heard::Wrong(what) => {
+                        log::error!("{}: {what}; it is killed", role.name());
+                        process.link_open = false;
+                        process.kill();
+                    }
+                }
+            }
+            if let Some(end) = process.ended() {
+                place.process = None;
+                events.push(Event::Exited(end));
+            }
+        }
+        events.push(Event::Tick);
+        for event in events {
+            self.event(role, event);
+            if event == Event::Ready {
+                self.tell_launcher();
+            }
+        }
+    }
+
+    /// The daemon has started when both roles have.
+    fn tell_launcher(&mut self) {
+        if self.api.state.was_up
+            && self.worker.state.was_up
+            && let Some(waiting) = self.waiting.take()
+        {
+            waiting.tell(Exit::Ok, "");
+        }
+    }
+
+    /// One step of a role's table, and what it asks for.
+    fn event(&mut self, role: Role, event: Event) {
+        let now = self.started.elapsed();
+        let place = self.place(role);
+        let (next, actions) = step(&place.state, event, now);
+        place.state = next;
+        for action in actions {
+            match action {
+                Action::Spawn => self.spawn(role),
+                Action::Drain => self.drain(role),
+                Action::Kill => {
+                    log::warn!("{}: not in time; it is killed", role.name());
+                    if let Some(process) = &mut self.place(role).process {
+                        process.kill();
+                    }
+                }
+                Action::Lost { end, retry } => self.lost(role, end, retry),
+            }
+        }
+    }
+
+    fn drain(&mut self, role: Role) {
+        let again = matches!(self.place(role).state.phase, Phase::Stopping { again: true, .. });
+        if role == Role::Worker && again {
+            self.tell_worker_down("it restarts with a new configuration".to_string(), true);
+        }
+        let Some(process) = &mut self.place(role).process else {
+            return;
+        };
+        let told = match role {
+            Role::Api => process.link.send(&ToApi::Drain, &[]),
+            Role::Worker => process.link.send(&ToWorkerFromParent::Drain, &[]),
+        };
+        if let Err(e) = told {
+            log::warn!("{}: {e}; it is killed", role.name());
+            process.kill();
+        }
+    }
+
+    fn lost(&mut self, role: Role, end: End, retry: bool) {
+        let then = if retry { "it starts again" } else { "it stays down" };
+        log::error!("{} ended: {end}; {then}", role.name());
+        if role == Role::Worker {
+            self.tell_worker_down(end.to_string(), retry);
+        }
+        // Without an api there is no service; without a worker there is one only if it had started.
+        if !retry && (role == Role::Api || !self.worker.state.was_up) {
+            let exit = match end {
+                End::Code(code) => Exit::from_code(code).filter(|e| e.is_permanent()).unwrap_or(Exit::Unavailable),
+                End::Signal(_) => Exit::Unavailable,
+            };
+            self.end(exit);
+        }
+    }
+
+    fn tell_worker_down(&mut self, reason: String, retry: bool) {
+        let message = ToApi::WorkerDown { generation: self.generation, reason, retry };
+        if let Some(api) = &self.api.process
+            && let Err(e) = api.link.send(&message, &[])
+        {
+            log::warn!("api: {e}");
+        }
+    }
+
+    /// Starts a role and wires it to the other one.
+    fn spawn(&mut self, role: Role) {
+        let started = match role {
+            Role::Api => self.spawn_api(),
+            Role::Worker => self.spawn_worker(),
+        };
+        if let Err(e) = started {
+            log::error!("{} cannot be started: {e}", role.name());
+            self.place(role).process = None;
+            self.event(role, Event::Exited(End::Code(Exit::Os as i32)));
+        }
+    }
+
+    fn spawn_api(&mut self) -> io::Result<()> {
+        let process = RoleProcess::spawn(Role::Api, &self.program, log::max_level(), &[])?;
+        log::info!("api is process {}", process.pid());
+        let start = ToApi::Start {
+            build: build_id(),
+            config: Box::new(self.prepared.config.clone()),
+            sandbox: self.sandbox_words(),
+        };
+        process.link.send(&start, &[self.prepared.http.as_fd(), self.prepared.local.listener.as_fd()])?;
+        if let Some(worker) = &self.worker.process {
+            let (ours, theirs) = Link::pair()?;
+            process.link.send(&ToApi::WorkerUp { generation: self.generation }, &[ours.as_fd()])?;
+            worker.link.send(&ToWorkerFromParent::NewApi, &[theirs.as_fd()])?;
+        }
+        self.api.process = Some(process);
+        Ok(())
+    }
+
+    fn spawn_worker(&mut self) -> io::Result<()> {
+        let cache = cache_directory(&self.prepared.config).to_string_lossy().into_owned();
+        let mut extra = vec![];
+        // Drivers cache compiled shaders where they are told; without this, in a home that the role's user lacks.
+        if self.prepared.user.is_some() || std::env::var_os("XDG_CACHE_HOME").is_none() {
+            extra.push(("XDG_CACHE_HOME", cache.as_str()));
+        }
+        #[cfg(target_os = "freebsd")]
+        if let Some(user) = &self.prepared.user {
+            use crate::sys::sandbox::{JAIL_VARIABLE, Jail};
+            // The old jail goes first: its name and its mounts are those of the new one.
+            self.jail = None;
+            let jail = Jail::create(&self.prepared.config, user).map_err(|e| io::Error::other(chain(&e)))?;
+            extra.push((JAIL_VARIABLE, jail.name()));
+            let process = RoleProcess::spawn(Role::Worker, &self.program, log::max_level(), &extra)?;
+            self.jail = Some(jail);
+            return self.wire_worker(process);
+        }
+        let process = RoleProcess::spawn(Role::Worker, &self.program, log::max_level(), &extra)?;
+        self.wire_worker(process)
+    }
+
+    fn wire_worker(&mut self, process: RoleProcess) -> io::Result<()> {
+        self.generation += 1;
+        log::info!("worker {} is process {}", self.generation, process.pid());
+        let (api_end, worker_end) = Link::pair()?;
+        let start = ToWorkerFromParent::Start {
+            build: build_id(),
+            config: Box::new(self.prepared.config.clone()),
+            sandbox: self.sandbox_words(),
+        };
+        process.link.send(&start, &[worker_end.as_fd()])?;
+        self.worker.process = Some(process);
+        // An api that is away gets its own link when it is back.
+        if let Some(api) = &self.api.process
+            && let Err(e) = api.link.send(&ToApi::WorkerUp { generation: self.generation }, &[api_end.as_fd()])
+        {
+            log::warn!("api: {e}");
+        }
+        Ok(())
+    }
+
+    /// What the parent knows; a role says what is in force once it has entered its sandbox.
+    fn sandbox_words(&self) -> String {
+        match &self.prepared.user {
+            Some(user) => format!("user {}", user.name),
+            None => "none (started as an ordinary user)".to_string(),
+        }
+    }
+
+    /// Takes a new configuration if it is right, and goes on with the old one if it is not.
+    fn reload(&mut self) {
+        if self.ending.is_some() {
+            return;
+        }
+        let old = &self.prepared.config;
+        let read = config::reload(old, self.config_path.as_deref()).and_then(|(mut new, told)| {
+            new.model.path = config::resolve_model(&new, &self.program)?;
+            // Compared once more, since a model's path is resolved in the old configuration and now in the new one.
+            let changes = config::Changes { next_start: told.next_start, ..config::diff(old, &new) };
+            Ok((new, changes))
+        });
+        let (new, changes) = match read {
+            Ok(read) => read,
+            Err(e) => return log::error!("reload: {}; the old configuration stays", chain(&e)),
+        };
+        for key in &changes.next_start {
+            log::warn!("reload: {key} changes with the next start of the daemon");
+        }
+        self.prepared.config = new;
+        if changes.reload_log {
+            let output = if self.args.foreground { None } else { syslog(&self.prepared.config) };
+            init_parent(output.unwrap_or(Output::Stderr), level(&self.prepared.config, self.args.verbose));
+        }
+        let failed = matches!(self.worker.state.phase, Phase::Failed { .. });
+        if changes.restart_worker || failed {
+            self.event(Role::Worker, Event::Restart);
+        }
+        if changes.restart_api {
+            self.event(Role::Api, Event::Restart);
+        }
+        log::info!("reload: done");
+    }
+}
+
+/// True if a message or the end of the link is there.
+fn readable(link: &Link) -> bool {
+    let mut fds = [PollFd::new(link.as_fd(), PollFlags::POLLIN)];
+    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
+}
+
+/// Reads the one message that a role may send.
+fn hear(role: Role, link: &Link) -> Heard {
+    let ready = match role {
+        Role::Api => link.recv::<FromApi>().map(|m| m.map(|(FromApi::Ready { build }, _)| (build, String::new()))),
+        Role::Worker => link
+            .recv::<FromWorkerToParent>()
+            .map(|m| m.map(|(FromWorkerToParent::Ready { build, summary }, _)| (build, summary))),
+    };
+    match ready {
+        Ok(Some((build, summary))) if build == build_id() => Heard::Ready(summary),
+        Ok(Some((build, _))) => Heard::Wrong(format!("it is build {build:?}, this is {:?}", build_id())),
+        Ok(None) => Heard::Closed,
+        Err(e) => Heard::Wrong(chain(&e)),
+    }
+}

@@ -1,0 +1,130 @@
+//! What a process is to the system: its title, its open descriptors, its tie to the parent.
+
+use std::io;
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+
+/// Descriptors are looked for below this number: more than a role ever holds at its start.
+const FDS_SCANNED: RawFd = 1024;
+
+/// Why a role refuses to start with what it was given.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("descriptor {0} is not an open socket; roles are started by the parent only")]
+    NoLink(RawFd),
+    #[error("open descriptors {found:?}, expected {expected:?}")]
+    Descriptors { found: Vec<RawFd>, expected: Vec<RawFd> },
+}
+
+/// Takes over the inherited link to the parent after checking that nothing else is open.
+///
+/// Errors: `NoLink` if `fd` is no open socket, `Descriptors` if anything but 0, 1, 2 and `fd` is open.
+pub fn inherited_link(fd: RawFd) -> Result<OwnedFd, StartError> {
+    let expected = vec![0, 1, 2, fd];
+    let found = open_descriptors();
+    if fd < 3 || !found.contains(&fd) {
+        return Err(StartError::NoLink(fd));
+    }
+    if found != expected {
+        return Err(StartError::Descriptors { found, expected });
+    }
+    // SAFETY: from_raw_fd needs an open descriptor that nobody else owns: it was just found open, standard streams are
+    // excluded, and this process has opened nothing but them so far.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    set_inherited(&fd, false).map_err(|_| StartError::NoLink(expected[3]))?;
+    nix::sys::socket::getsockname::<()>(expected[3]).map_err(|_| StartError::NoLink(expected[3]))?;
+    Ok(fd)
+}
+
+/// Numbers of the open descriptors of this process, rising.
+pub fn open_descriptors() -> Vec<RawFd> {
+    let open = |fd: &RawFd| {
+        // SAFETY: borrow_raw needs a descriptor that stays open while borrowed. F_GETFD only asks whether the number is
+        // open and is defined for every number, so the borrow is never used to reach a file.
+        let fd = unsafe { BorrowedFd::borrow_raw(*fd) };
+        fcntl(fd, FcntlArg::F_GETFD).is_ok()
+    };
+    (0..FDS_SCANNED).filter(open).collect()
+}
+
+/// Says whether a descriptor stays open over exec.
+pub fn set_inherited(fd: &OwnedFd, inherited: bool) -> io::Result<()> {
+    let flags = if inherited { FdFlag::empty() } else { FdFlag::FD_CLOEXEC };
+    fcntl(fd, FcntlArg::F_SETFD(flags))?;
+    Ok(())
+}
+
+/// Asks the kernel to kill this process when `parent` ends, and checks that it has not ended before.
+///
+/// On Linux the tie is lost when the process changes its user, so it is made again after that.
+/// Errors: `BrokenPipe` if the parent is another one already; what prctl(2) or procctl(2) returns.
+pub fn die_with_parent(parent: nix::unistd::Pid) -> io::Result<()> {
+    os::die_with_parent()?;
+    if nix::unistd::getppid() == parent {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::BrokenPipe, "the parent has ended"))
+}
+
+/// Sets what ps(1) shows, as far as the system can: `gamegend: worker`.
+pub fn set_title(role: &str) {
+    os::set_title(role);
+}
+
+#[cfg(target_os = "linux")]
+mod os {
+    use super::*;
+
+    pub fn die_with_parent() -> io::Result<()> {
+        nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+        Ok(())
+    }
+
+    /// The name of the thread, which ps(1) shows as the command; 15 bytes of it.
+    pub fn set_title(role: &str) {
+        if let Ok(title) = std::ffi::CString::new(format!("gamegend:{role}")) {
+            // PR_SET_NAME has no way to fail but a bad pointer.
+            let _ = nix::sys::prctl::set_name(&title);
+        }
+    }
+}
+
+#[cfg(target_os = "freebsd")]
+mod os {
+    use super::*;
+
+    pub fn die_with_parent() -> io::Result<()> {
+        let mut signal = libc::SIGKILL;
+        // SAFETY: procctl(2) PROC_PDEATHSIG_CTL reads one int; P_PID with id 0 is the calling process.
+        let done = unsafe { libc::procctl(libc::P_PID, 0, libc::PROC_PDEATHSIG_CTL, (&raw mut signal).cast()) };
+        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    pub fn set_title(role: &str) {
+        if let Ok(role) = std::ffi::CString::new(role) {
+            // SAFETY: setproctitle(3) reads a format string and one string for its %s, both NUL-terminated and alive.
+            unsafe { libc::setproctitle(c"%s".as_ptr(), role.as_ptr()) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsRawFd;
+
+    #[test]
+    fn open_descriptors_are_found() {
+        let (a, b) = io::pipe().expect("a pipe");
+        let open = open_descriptors();
+        assert!(open.contains(&a.as_raw_fd()) && open.contains(&b.as_raw_fd()));
+        assert!(open.is_sorted());
+    }
+
+    #[test]
+    fn a_wrong_link_is_refused() {
+        assert!(matches!(inherited_link(1), Err(StartError::NoLink(1))));
+        assert!(matches!(inherited_link(FDS_SCANNED + 5), Err(StartError::NoLink(_))));
+    }
+}

@@ -1,0 +1,138 @@
+//! What a role gives up before it meets input that it cannot trust.
+//!
+//! One interface, two systems. On FreeBSD the parent makes a jail and the worker attaches to it; on Linux the role leaves
+//! its namespaces, takes Landlock rules and, once everything is loaded, a seccomp filter. Either way it becomes an
+//! unprivileged user first if it was started as root, and says afterwards in words what is in force, and never more.
+//!
+//! What each role keeps, and why:
+//!
+//! - `api`: the state directory, to store generations; the token file, to read it; sockets that it inherited. It opens
+//!   no connection and no device.
+//! - `worker`: the model, to read it; the device's nodes, the Vulkan loader, its drivers and their libraries, since a
+//!   driver opens all of these late and by itself (for the same reason it cannot be in Capsicum's capability mode);
+//!   `cache` under the state directory, for compiled pipelines and shaders. It has no network.
+
+mod devices;
+#[cfg(target_os = "freebsd")]
+mod freebsd;
+#[cfg(target_os = "linux")]
+mod linux;
+pub mod spec;
+
+#[cfg(target_os = "freebsd")]
+use freebsd as os;
+#[cfg(target_os = "linux")]
+use linux as os;
+
+#[cfg(target_os = "freebsd")]
+pub use freebsd::{JAIL_VARIABLE, Jail};
+
+use std::io;
+use std::path::PathBuf;
+
+use super::user::{self, UserError};
+use crate::config::Config;
+
+/// The directory below `state.directory` that a worker may write.
+pub const CACHE_DIRECTORY: &str = "cache";
+
+/// Whose powers are meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The network and local front.
+    Api,
+    /// The owner of one device.
+    Worker,
+}
+
+impl Role {
+    /// As on the command line, in the log and in ps(1).
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Api => "api",
+            Role::Worker => "worker",
+        }
+    }
+}
+
+/// A step that failed although the system offers it.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    #[error("give up the identity of root")]
+    User(#[source] UserError),
+    #[error("tie the process to its parent")]
+    Parent(#[source] io::Error),
+    #[error("{step}")]
+    System {
+        step: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{step}: {what}")]
+    Refused { step: &'static str, what: String },
+    #[error(
+        "worker.devfs_ruleset: {ruleset} {why}; allowed: the number of a ruleset that hides everything but the \
+             device, as in devfs.rules.sample: add it to /etc/devfs.rules, run service devfs restart, and name it here"
+    )]
+    Ruleset { ruleset: u32, why: String },
+}
+
+/// What protects this process now.
+#[derive(Debug)]
+pub struct Protections {
+    role: Role,
+    in_force: Vec<String>,
+    as_user: bool,
+}
+
+impl Protections {
+    /// Gives up the rest, once start-up no longer needs it: on Linux a seccomp filter over all threads.
+    ///
+    /// Errors: `System`, `Refused`.
+    pub fn narrow(&mut self) -> Result<(), SandboxError> {
+        self.in_force.extend(os::narrow(self.role)?);
+        log::info!("protections of {}: {self}", self.role.name());
+        Ok(())
+    }
+}
+
+impl std::fmt::Display for Protections {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut text = if self.in_force.is_empty() { "none".to_string() } else { self.in_force.join(", ") };
+        if self.as_user {
+            text.push_str(" (started as an ordinary user)");
+        }
+        f.write_str(&text)
+    }
+}
+
+/// Enters the sandbox of `role`. To be called while the process has one thread, before it reads anything from a client or
+/// opens a device; the parent has made the directories.
+///
+/// Errors: any step that the system offers and that fails; what the system does not offer is left out of the words.
+pub fn enter(role: Role, config: &Config) -> Result<Protections, SandboxError> {
+    let parent = nix::unistd::getppid();
+    let as_user = !user::is_root();
+    let mut in_force = Vec::new();
+    let who = if as_user { None } else { Some(user::find(&config.worker.user).map_err(SandboxError::User)?) };
+    let fences = os::fence(role, config, who.as_ref())?;
+    if let Some(who) = &who {
+        user::become_user(who, &fences.groups).map_err(SandboxError::User)?;
+        // The kernel forgets the tie when a process changes its user.
+        super::process::die_with_parent(parent).map_err(SandboxError::Parent)?;
+        in_force.push(format!("user {}", who.name));
+    }
+    in_force.extend(fences.in_force);
+    Ok(Protections { role, in_force, as_user })
+}
+
+/// What the system-specific part did, and the groups that the device's nodes need.
+struct Fences {
+    in_force: Vec<String>,
+    groups: Vec<nix::unistd::Gid>,
+}
+
+/// Where a worker keeps compiled shaders and pipelines.
+pub fn cache_directory(config: &Config) -> PathBuf {
+    config.state.directory.join(CACHE_DIRECTORY)
+}

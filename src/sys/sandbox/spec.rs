@@ -1,0 +1,133 @@
+//! The worker's jail as data: `jails/worker.toml`, and the check of its devfs ruleset. Pure, so it is tested everywhere.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+/// The file that describes the jail, part of this program.
+const WORKER: &str = include_str!("../../../jails/worker.toml");
+
+/// Rulesets that include rulesets that include ...: deeper than anybody needs.
+const INCLUDE_DEPTH_MAX: u32 = 8;
+
+/// What `jails/worker.toml` says.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JailSpec {
+    /// Parameters of jail_set(2) by name.
+    pub parameters: BTreeMap<String, Parameter>,
+    /// Folders of the host that show inside, in order.
+    pub mounts: Vec<Mount>,
+    /// Resources of rctl(8) and their limits for the whole jail.
+    pub limits: BTreeMap<String, u64>,
+}
+
+/// A parameter's value.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum Parameter {
+    /// A parameter that only has a name, such as `allow.nomount`.
+    Flag(bool),
+    /// A number.
+    Number(i32),
+    /// `disable`, `new` or `inherit` of jail(8).
+    Word(String),
+}
+
+/// A folder of the host, at the same path inside.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mount {
+    pub path: PathBuf,
+    /// May be written; all others are read-only.
+    #[serde(default)]
+    pub write: bool,
+    /// Left out if the host does not have it.
+    #[serde(default)]
+    pub optional: bool,
+}
+
+impl JailSpec {
+    /// The worker's jail with `{model}` and `{cache}` replaced.
+    pub fn worker(model: &Path, cache: &Path) -> JailSpec {
+        let mut spec: JailSpec = toml::from_str(WORKER).expect("the file is part of this program and a test parses it");
+        for mount in &mut spec.mounts {
+            match mount.path.to_str() {
+                Some("{model}") => mount.path = model.to_path_buf(),
+                Some("{cache}") => mount.path = cache.to_path_buf(),
+                _ => {}
+            }
+        }
+        spec
+    }
+}
+
+impl Parameter {
+    /// The number that jail_set(2) takes for a word of jail(8), as `JAIL_SYS_*` in sys/jail.h.
+    pub fn number(&self) -> Option<i32> {
+        match self {
+            Parameter::Flag(_) => None,
+            Parameter::Number(n) => Some(*n),
+            Parameter::Word(word) => ["disable", "new", "inherit"].iter().position(|w| w == word).map(|n| n as i32),
+        }
+    }
+}
+
+/// True if a devfs ruleset begins by hiding everything, itself or through its first `include`. `show` gives a ruleset as
+/// `devfs rule -s N show` prints it.
+pub fn hides_everything(ruleset: u32, show: &dyn Fn(u32) -> String) -> bool {
+    hides(ruleset, show, 0)
+}
+
+fn hides(ruleset: u32, show: &dyn Fn(u32) -> String, depth: u32) -> bool {
+    if depth > INCLUDE_DEPTH_MAX {
+        return false;
+    }
+    let rules = show(ruleset);
+    // A rule is its number and then either `hide` alone, which holds for every node, or conditions and actions.
+    let Some(first) = rules.lines().map(|l| l.split_whitespace().skip(1).collect::<Vec<_>>()).find(|r| !r.is_empty())
+    else {
+        return false;
+    };
+    match first.as_slice() {
+        ["hide"] => true,
+        ["include", other] => other.parse().is_ok_and(|other| hides(other, show, depth + 1)),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worker_jail_is_closed() {
+        let spec = JailSpec::worker(Path::new("/m"), Path::new("/c"));
+        assert_eq!(spec.parameters["children.max"], Parameter::Number(0));
+        assert_eq!(spec.parameters["ip4"].number(), Some(0));
+        assert_eq!(spec.parameters["allow.nomount"], Parameter::Flag(true));
+        assert!(spec.parameters.values().all(|p| matches!(p, Parameter::Flag(true)) || p.number().is_some()));
+        let writable: Vec<&Path> = spec.mounts.iter().filter(|m| m.write).map(|m| m.path.as_path()).collect();
+        assert_eq!(writable, [Path::new("/c")]);
+        assert!(spec.mounts.iter().any(|m| m.path == Path::new("/m") && !m.write));
+        assert!(spec.mounts.iter().all(|m| m.path.is_absolute()));
+        assert_eq!(spec.limits["maxproc"], 1);
+    }
+
+    #[test]
+    fn a_ruleset_must_begin_by_hiding() {
+        let show = |n: u32| match n {
+            1 => "100 hide\n".to_string(),
+            8420 => "100 include 1\n200 path null unhide\n".to_string(),
+            5 => "100 path null unhide\n200 hide\n".to_string(),
+            6 => "100 include 6\n".to_string(),
+            7 => "100 path da* hide\n".to_string(),
+            _ => String::new(),
+        };
+        assert!(hides_everything(1, &show) && hides_everything(8420, &show));
+        for n in [5, 6, 7, 9] {
+            assert!(!hides_everything(n, &show), "{n}");
+        }
+    }
+}
