@@ -45,16 +45,12 @@ use self::hub::Hub;
 use self::limits::{DRAIN_TIME_MAX, IDLE_CHECK_PERIOD};
 use self::refusal::chain;
 use crate::config::Config;
+use crate::exit::Exit;
 use crate::proto::link::{FromApi, ToApi, build_id};
 use crate::store::StoreError;
 use crate::store::folder::FolderStore;
 use crate::sys::link::{Link, LinkError};
-
-/// Exit codes of sysexits(3).
-const EX_SOFTWARE: u8 = 70;
-const EX_OSERR: u8 = 71;
-const EX_CANTCREAT: u8 = 73;
-const EX_CONFIG: u8 = 78;
+use crate::sys::sandbox::{self, SandboxError};
 
 /// Why the role cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -69,17 +65,19 @@ enum ApiError {
     Tokens(#[from] TokenError),
     #[error("open the store")]
     Store(#[from] StoreError),
+    #[error("enter the sandbox")]
+    Sandbox(#[from] SandboxError),
     #[error("prepare to serve")]
     System(#[from] std::io::Error),
 }
 
 impl ApiError {
-    fn exit_code(&self) -> u8 {
+    fn exit(&self) -> Exit {
         match self {
-            ApiError::NoParent | ApiError::Start | ApiError::Link(_) => EX_SOFTWARE,
-            ApiError::Tokens(_) => EX_CONFIG,
-            ApiError::Store(_) => EX_CANTCREAT,
-            ApiError::System(_) => EX_OSERR,
+            ApiError::NoParent | ApiError::Start | ApiError::Link(_) => Exit::Software,
+            ApiError::Tokens(_) => Exit::Config,
+            ApiError::Store(_) => Exit::CantCreate,
+            ApiError::Sandbox(_) | ApiError::System(_) => Exit::Os,
         }
     }
 }
@@ -92,7 +90,7 @@ pub fn run(link: Link) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::error!("{}", chain(&error));
-            ExitCode::from(error.exit_code())
+            error.exit().into()
         }
     }
 }
@@ -100,19 +98,21 @@ pub fn run(link: Link) -> ExitCode {
 /// What the parent sends first.
 struct Start {
     config: Config,
-    sandbox: String,
     network: TcpListener,
     local: UnixListener,
 }
 
 fn begin(link: Link) -> Result<(), ApiError> {
-    let Start { config, sandbox, network, local } = receive_start(&link)?;
+    let Start { config, network, local } = receive_start(&link)?;
+    // While there is one thread and before a client has been heard.
+    let mut protections = sandbox::enter(sandbox::Role::Api, &config)?;
+    protections.narrow()?;
     let own_user = nix::unistd::geteuid().as_raw();
     let access = Access::new(network.local_addr()?, own_user, config.http.token_file.as_deref())?;
     let store = Arc::new(FolderStore::open(&config.state.directory, config.state.generations_max)?);
     let mut seed = [0; 32];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut seed)?;
-    let hub = Arc::new(Hub::new(config, access, store, sandbox, ChaCha20Rng::from_seed(seed)));
+    let hub = Arc::new(Hub::new(config, access, store, protections.to_string(), ChaCha20Rng::from_seed(seed)));
     let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("http").enable_all().build()?;
     let drain = Arc::new(Notify::new());
     listen_to_parent(link.try_clone()?, hub.clone(), drain.clone())?;
@@ -126,11 +126,11 @@ fn receive_start(link: &Link) -> Result<Start, ApiError> {
     let (message, fds) = link.recv::<ToApi>().map_err(ApiError::Link)?.ok_or(ApiError::NoParent)?;
     let mut fds = fds.into_iter();
     match (message, fds.next(), fds.next()) {
-        (ToApi::Start { build, config, sandbox }, Some(network), Some(local)) if build == build_id() => {
+        (ToApi::Start { build, config, .. }, Some(network), Some(local)) if build == build_id() => {
             let (network, local) = (TcpListener::from(network), UnixListener::from(local));
             network.set_nonblocking(true)?;
             local.set_nonblocking(true)?;
-            Ok(Start { config: *config, sandbox, network, local })
+            Ok(Start { config: *config, network, local })
         }
         _ => Err(ApiError::Start),
     }
