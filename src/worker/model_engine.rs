@@ -1,0 +1,115 @@
+//! The model as the worker's engine: requests in the model's terms, its errors as faults.
+
+use super::engine::{Engine, Fault, chain};
+use crate::compute::ComputeError;
+use crate::model::{self, ModelError, Session, SessionSpec};
+use crate::proto::keys::Keys;
+use crate::proto::link::{Environment, OpenSession};
+
+impl From<ModelError> for Fault {
+    fn from(error: ModelError) -> Fault {
+        let message = chain(&error);
+        match error {
+            ModelError::Request { field: "prompt", .. } => Fault::session("prompt_too_long", message),
+            ModelError::Request { field: "instruction", .. } => Fault::session("instruction_too_long", message),
+            ModelError::Request { .. } => Fault::session("bad_request", message),
+            ModelError::Compute(e) => {
+                let (device, code) = verdict(&e);
+                Fault { device, code, message }
+            }
+            _ => Fault::session("model", message),
+        }
+    }
+}
+
+/// Whether an error is the end of the device, and its code for clients.
+fn verdict(error: &ComputeError) -> (bool, &'static str) {
+    match error {
+        ComputeError::OutOfMemory { .. } => (true, "out_of_memory"),
+        ComputeError::DeviceLost { .. } => (true, "device_lost"),
+        ComputeError::Device { .. } | ComputeError::NoDevice { .. } => (true, "device"),
+        // A plan that this session needed cannot be made or run; others have theirs.
+        _ => (false, "engine"),
+    }
+}
+
+fn spec(request: &OpenSession) -> SessionSpec {
+    SessionSpec {
+        prompt: request.prompt.clone(),
+        width: request.width,
+        height: request.height,
+        steps: request.steps,
+        seed: request.seed,
+        perspective: request.perspective.clone(),
+    }
+}
+
+impl Engine for model::Engine {
+    type Session = Session;
+
+    fn open(&mut self, request: &OpenSession) -> Result<Session, Fault> {
+        Ok(self.open(&spec(request))?)
+    }
+
+    fn close(&mut self, session: Session) {
+        self.close(session);
+    }
+
+    /// Parts of the environment that were not said stay as the prompt describes them.
+    fn instruct(
+        &mut self,
+        session: &mut Session,
+        request: &OpenSession,
+        environment: &Environment,
+        text: Option<&str>,
+    ) -> Result<(), Fault> {
+        let mut words = model::Environment::from_prompt(self.model().info(), &request.prompt);
+        for (word, said) in [
+            (&mut words.weather, &environment.weather),
+            (&mut words.lighting, &environment.lighting),
+            (&mut words.effects, &environment.effects),
+        ] {
+            if let Some(said) = said {
+                word.clone_from(said);
+            }
+        }
+        Ok(self.set_instruction(session, &words, text)?)
+    }
+
+    fn seed(&mut self, session: &mut Session, history: &[(Vec<f32>, Keys)]) -> Result<(), Fault> {
+        let history: Vec<(Vec<f32>, model::Keys)> =
+            history.iter().map(|(latent, keys)| (latent.clone(), model::Keys(keys.0))).collect();
+        Ok(self.seed(session, &history)?)
+    }
+
+    fn tick(&mut self, session: &mut Session, keys: Keys, picture: &mut [u8]) -> Result<(), Fault> {
+        Ok(self.tick(session, model::Keys(keys.0), picture, None)?)
+    }
+
+    fn latent<'a>(&self, session: &'a Session) -> &'a [f32] {
+        self.last_latent(session)
+    }
+
+    fn state_bytes(&self, request: &OpenSession) -> u64 {
+        self.state_bytes(&spec(request)) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_device_ends_the_process_and_a_bad_prompt_its_session() {
+        let lost = ModelError::Compute(ComputeError::DeviceLost { what: "vkQueueSubmit".to_string() });
+        let fault = Fault::from(lost);
+        assert!(fault.device);
+        assert!(fault.message.ends_with("the device was lost: vkQueueSubmit"), "{fault}");
+        let full = ModelError::Compute(ComputeError::OutOfMemory { what: "a state".to_string(), bytes: 9 });
+        assert!(Fault::from(full).device);
+        let (found, allowed) = ("99 tokens".to_string(), "1 to 40 tokens".to_string());
+        let fault = Fault::from(ModelError::Request { field: "prompt", found, allowed });
+        assert_eq!((fault.device, fault.code), (false, "prompt_too_long"));
+        assert!(fault.message.contains("99 tokens") && fault.message.contains("1 to 40 tokens"));
+    }
+}

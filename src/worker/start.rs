@@ -1,0 +1,162 @@
+//! From `Start` to ready: protections, device, model, greeting.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Instant;
+
+use super::WorkerError;
+use super::engine::{self, Facts};
+use super::serve::Server;
+use super::sessions::Sessions;
+use crate::compute::gpu::GpuOptions;
+use crate::compute::{self, DeviceInfo, DeviceKind, Precision};
+use crate::config::Config;
+use crate::model::{Engine, Model, ModelInfo};
+use crate::proto::api::Vocabulary;
+use crate::proto::keys::Keys;
+use crate::proto::link::{
+    AboutWorker, Environment, FromWorkerToParent, OpenSession, SessionNumber, ToWorkerFromParent, build_id,
+};
+use crate::sys::link::Link;
+use crate::sys::sandbox::{self, Role};
+
+const PARENT: &str = "parent";
+/// The driver's compiled kernels, below the cache directory.
+const PIPELINES_FILE: &str = "pipelines";
+/// Size of the session that warms the device up: the default of a request.
+const WARM_SIZE_PX: (u32, u32) = (320, 192);
+const WARM_SESSION: SessionNumber = 0;
+
+/// Takes `Start` from the parent, makes everything ready and says so. Errors: what keeps this worker from working.
+pub(super) fn start(parent: Link) -> Result<Server<Engine>, WorkerError> {
+    let (config, api) = receive(&parent)?;
+    let began = Instant::now();
+    // Single-threaded until here: namespaces and a change of user must hold for every thread that comes.
+    let mut protections = sandbox::enter(Role::Worker, &config).map_err(WorkerError::Sandbox)?;
+    let device = config.gpu.device.clone();
+    let cache = sandbox::cache_directory(&config).join(PIPELINES_FILE);
+    let options = GpuOptions { pipeline_cache: Some(cache), ..GpuOptions::default() };
+    let (executor, why) = compute::select_with(&device, config.gpu.threads, &options)
+        .map_err(|source| WorkerError::Device { device, source })?;
+    let model = Model::load(Path::new(&config.model.path))?;
+    let mut engine = Engine::new(model.clone(), executor)?;
+    warm_up(&mut engine, model.info())?;
+    // From here on the driver has loaded what it needs.
+    protections.narrow().map_err(WorkerError::Sandbox)?;
+
+    let about = about(&engine, model.info(), why, protections.to_string());
+    let summary = summary(&about, engine.device(), began.elapsed().as_secs_f64());
+    log::info!("{summary}");
+    let facts = Facts {
+        model_hash: about.model_hash.clone(),
+        device: format!("{} {} {}", about.device_kind, about.precision, engine.device().detail),
+        vocabulary: about.vocabulary.clone(),
+        real_time_max: config.worker.sessions_max,
+    };
+    let clock = Instant::now();
+    let sessions = Sessions::new(engine, facts, clock.elapsed());
+    let ready = FromWorkerToParent::Ready { build: build_id(), summary };
+    parent.send(&ready, &[]).map_err(|source| WorkerError::Send { peer: PARENT, source })?;
+    Server::new(sessions, parent, api, about, clock)
+}
+
+/// The first message on the link to the parent.
+fn receive(parent: &Link) -> Result<(Config, Link), WorkerError> {
+    let protocol = |found: String| WorkerError::Protocol { peer: PARENT, found, expected: "Start with a link" };
+    let received = parent.recv().map_err(|source| WorkerError::Link { peer: PARENT, source })?;
+    let Some((message, fds)) = received else { return Err(protocol("nothing".to_string())) };
+    let ToWorkerFromParent::Start { build, config, .. } = message else {
+        return Err(protocol(format!("{message:?}")));
+    };
+    let ours = build_id();
+    if build != ours {
+        return Err(WorkerError::Build { peer: PARENT, found: build, ours });
+    }
+    let [api]: [OwnedFd; 1] =
+        fds.try_into().map_err(|fds: Vec<OwnedFd>| protocol(format!("Start with {} descriptors", fds.len())))?;
+    Ok((*config, Link::from_fd(api)))
+}
+
+/// Opens a session of the default size and, on a Vulkan device, runs it for a frame: plans are recorded, kernels
+/// compiled and the driver's libraries loaded before anybody waits for them.
+fn warm_up(device: &mut Engine, info: &ModelInfo) -> Result<(), WorkerError> {
+    let (width, height) = WARM_SIZE_PX;
+    let request = OpenSession {
+        session: WARM_SESSION,
+        prompt: "a meadow".to_string(),
+        width,
+        height,
+        fps: info.frame_rate,
+        steps: info.default_steps,
+        seed: 0,
+        perspective: None,
+        frames: None,
+        environment: Environment::default(),
+        instruction: None,
+        from_snapshot: false,
+        keep_tick: false,
+    };
+    let mut session = engine::Engine::open(device, &request)?;
+    if matches!(device.device().kind, DeviceKind::VulkanGpu) {
+        let mut picture = vec![0; width as usize * height as usize * 3 / 2];
+        engine::Engine::tick(device, &mut session, Keys::NONE, &mut picture)?;
+    }
+    engine::Engine::close(device, session);
+    Ok(())
+}
+
+fn about(engine: &Engine, info: &ModelInfo, why: String, sandbox: String) -> AboutWorker {
+    let device = engine.device();
+    AboutWorker {
+        pid: std::process::id(),
+        device: device.name.clone(),
+        device_kind: kind_text(device.kind).to_string(),
+        device_why: why,
+        precision: precision_text(device.precision).to_string(),
+        sandbox,
+        model: info.name.clone(),
+        model_hash: info.hash.clone(),
+        parameters: info.parameters,
+        vocabulary: Vocabulary {
+            weather: info.weather.clone(),
+            lighting: info.lighting.clone(),
+            effects: info.effects.clone(),
+            perspectives: info.perspectives.clone(),
+            steps: info.steps.clone(),
+            default_steps: info.default_steps,
+            prompt_tokens_max: info.prompt_tokens_max,
+        },
+    }
+}
+
+/// One line for the log: what frames are made of, on what, and why there.
+fn summary(about: &AboutWorker, device: &DeviceInfo, seconds: f64) -> String {
+    format!(
+        "ready after {seconds:.1} s: {} ({}; {}), chosen because {}; {}; model {} {:.12}, {} parameters; sandbox: {}",
+        about.device,
+        about.device_kind,
+        device.detail,
+        about.device_why,
+        about.precision,
+        about.model,
+        about.model_hash,
+        about.parameters,
+        about.sandbox,
+    )
+}
+
+fn kind_text(kind: DeviceKind) -> &'static str {
+    match kind {
+        DeviceKind::Cpu => "cpu",
+        DeviceKind::VulkanGpu => "vulkan gpu",
+        DeviceKind::VulkanCpu => "vulkan cpu",
+        DeviceKind::Reference => "reference",
+    }
+}
+
+fn precision_text(precision: Precision) -> &'static str {
+    match precision {
+        Precision::F32 => "f32",
+        Precision::F16 => "f16",
+    }
+}
