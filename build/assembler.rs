@@ -1,8 +1,9 @@
 //! An assembler for the text form of SPIR-V, on the grammar tables of `rspirv`.
 //!
-//! It takes what `spirv-as` takes, as far as compute kernels need it: one instruction a line, `%name` ids, `;` comments,
-//! enumerants and masks (`Volatile|Aligned`) by their names in the specification. Ids are numbered in the order in which
-//! they appear in the text, as `spirv-as` numbers them, so the words of a module can be compared one by one.
+//! It takes what `spirv-as` takes, as far as compute kernels need it: one instruction a line, `%name` ids, `;`
+//! comments, enumerants and masks (`Volatile|Aligned`) by their names in the specification. Ids are numbered in the
+//! order in which they appear in the text, as `spirv-as` numbers them, so the words of a module can be compared one
+//! by one.
 //!
 //! Grammar: SPIR-V 1.6, sections 2.2 (terms, instructions) and 3 (binary form).
 

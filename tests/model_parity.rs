@@ -90,7 +90,7 @@ fn assert_hash(recorded: &str) {
     assert_eq!(
         recorded,
         model().info().hash,
-        "the fixtures were recorded from another model: run `python3 training/fixtures.py models/gamegen-x-mini tests/fixtures`"
+        "the fixtures are of another model: run `python3 training/fixtures.py models/gamegen-x-mini tests/fixtures`"
     );
 }
 

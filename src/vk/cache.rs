@@ -45,8 +45,8 @@ impl PipelineCache {
         });
         let data = data.unwrap_or_default();
         let info = vk::PipelineCacheCreateInfo::default().initial_data(&data);
-        // SAFETY: needs data that this driver gave out or none: the header names the driver and the hash proves that the
-        // rest is what was written.
+        // SAFETY: needs data that this driver gave out or none: the header names the driver and the hash proves that
+        // the rest is what was written.
         let raw = unsafe { device.0.raw.create_pipeline_cache(&info, None) }
             .map_err(|e| device.0.failed("vkCreatePipelineCache", e))?;
         Ok(PipelineCache { raw, path: path.map(Path::to_path_buf), device: device.clone() })

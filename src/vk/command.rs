@@ -54,7 +54,8 @@ impl Drop for Recorded {
             // The device may still read them; the buffers and pipelines stay by the same rule.
             return;
         }
-        // SAFETY: needs that no command buffer uses the pool of queries: runs are waited for, and a null pool is allowed.
+        // SAFETY: needs that no command buffer uses the pool of queries: runs are waited for, and a null pool is
+        // allowed.
         unsafe { shared.raw.destroy_query_pool(self.queries, None) };
         // SAFETY: needs that no command buffer of the pool is pending: runs are waited for.
         unsafe { shared.raw.destroy_command_pool(self.pool, None) };

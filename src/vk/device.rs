@@ -189,7 +189,8 @@ impl DeviceShared {
             .stage_mask(vk::PipelineStageFlags2::ALL_COMMANDS)];
         let submit = [vk::SubmitInfo2::default().command_buffer_infos(&commands).signal_semaphore_infos(&signals)];
         // SAFETY: needs exclusive use of the queue, which the turn gives, an executable command buffer that is not
-        // pending (the caller's promise; it is waited for below), and a value above the semaphore's (it only counts up).
+        // pending (the caller's promise; it is waited for below), and a value above the semaphore's (it only counts
+        // up).
         unsafe { self.raw.queue_submit2(turn.queue, &submit, vk::Fence::null()) }
             .map_err(|e| self.failed("vkQueueSubmit2", e))?;
         turn.value = value;

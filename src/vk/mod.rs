@@ -2,12 +2,12 @@
 //!
 //! **Whose job validation is.** The caller's: `compute` checks shapes, types, sizes and aliasing, and `compute::gpu`
 //! computes the addresses that kernels receive. This layer trusts both. It returns errors only for what a caller cannot
-//! foresee (no driver, no memory, a lost device) and asserts what would be a bug above it. A kernel that follows a wrong
-//! address can write anywhere on the device; no check here could tell, so there is none that pretends to.
+//! foresee (no driver, no memory, a lost device) and asserts what would be a bug above it. A kernel that follows a
+//! wrong address can write anywhere on the device; no check here could tell, so there is none that pretends to.
 //!
-//! **Who owns the memory.** Host and device take turns: [`CommandBuffer::run`] holds the device's turn from the submission
-//! until the timeline semaphore says that it is done, and [`Buffer::map`] takes the same turn. A recording holds the
-//! buffers and pipelines that it uses, so nothing that the device works on can be freed.
+//! **Who owns the memory.** Host and device take turns: [`CommandBuffer::run`] holds the device's turn from the
+//! submission until the timeline semaphore says that it is done, and [`Buffer::map`] takes the same turn. A recording
+//! holds the buffers and pipelines that it uses, so nothing that the device works on can be freed.
 //!
 //! **Drop order.** Everything holds the [`Device`], which holds the [`Instance`], which holds the loaded library; each
 //! drops what it made before what it was made from. After a wait that timed out the device may still be working:

@@ -55,8 +55,8 @@ impl Operation for Attention {
 
 /// Causal temporal attention of one frame: token n attends to token n of the frames in the ring.
 ///
-/// Shapes: `q` and `y` [N, heads * hd]; `k_ring` and `v_ring` [W, N, heads * hd] in a session's state. The first `count`
-/// slots hold frames (1 <= count <= W); their order does not matter, positions are in the rotated keys.
+/// Shapes: `q` and `y` [N, heads * hd]; `k_ring` and `v_ring` [W, N, heads * hd] in a session's state. The first
+/// `count` slots hold frames (1 <= count <= W); their order does not matter, positions are in the rotated keys.
 #[derive(Clone, Debug)]
 pub struct RingAttention {
     pub q: View,

@@ -8,9 +8,9 @@ use super::{Act, Operation, apart, matrix, require, vector};
 /// 3x3 convolution with zero padding 1 and stride 1 over a picture of `height` x `width` pixels:
 /// `y = res + act(conv(x, w) + bias)`.
 ///
-/// Shapes: `x` [height * width, Cin]; `w` [Cout, 3, 3, Cin] (kernel row, kernel column, input channel), so that a row of
-/// `w` is one output channel's dot product; `bias` [Cout] f32; `res` and `y` [height * width, Cout].
-/// `res` may be the same view as `y`. 1x1 convolutions are [`Linear`](super::Linear).
+/// Shapes: `x` [height * width, Cin]; `w` [Cout, 3, 3, Cin] (kernel row, kernel column, input channel), so that a row
+/// of `w` is one output channel's dot product; `bias` [Cout] f32; `res` and `y` [height * width, Cout]. `res` may be
+/// the same view as `y`. 1x1 convolutions are [`Linear`](super::Linear).
 #[derive(Clone, Debug)]
 pub struct Conv3x3 {
     pub x: View,

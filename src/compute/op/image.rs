@@ -113,8 +113,8 @@ impl Operation for Shuffle {
     }
 }
 
-/// Features to a planar 4:2:0 picture: channel to space by 4, clamp to [-1, 1], RGB to full-range BT.601 (JPEG) luma and
-/// chroma, chroma averaged over 2x2 pixels, rounded to the nearest byte, cropped to the wanted size.
+/// Features to a planar 4:2:0 picture: channel to space by 4, clamp to [-1, 1], RGB to full-range BT.601 (JPEG) luma
+/// and chroma, chroma averaged over 2x2 pixels, rounded to the nearest byte, cropped to the wanted size.
 ///
 /// `x` [height * width, 48] with channel `c * 16 + di * 4 + dj` for colour c (red, green, blue). `y` is a u8 tensor of
 /// `out_width * out_height * 3 / 2` bytes: the Y plane, then Cb, then Cr, rows without padding.

@@ -1,12 +1,14 @@
 //! The operations a plan is made of: one file per family, each with its shapes, its checks and its cost.
 //!
 //! An operation is plain data. The three executors ([`cpu`](super::cpu), [`gpu`](super::gpu) and, in tests,
-//! [`reference`](super::reference)) give it meaning; the doc comment of each struct is the contract that all three keep.
+//! [`reference`](super::reference)) give it meaning; the doc comment of each struct is the contract that all three
+//! keep.
 //!
 //! Layout rules, for every operation:
-//! - matrices and activations are `[rows, cols]` views in the plan's precision; rows are tokens or pixels (row-major over
-//!   height, width), columns are channels;
-//! - weights of rank >= 2 are stored in the plan's precision; vectors (biases, norm weights) and rotary tables are always f32;
+//! - matrices and activations are `[rows, cols]` views in the plan's precision; rows are tokens or pixels (row-major
+//!   over height, width), columns are channels;
+//! - weights of rank >= 2 are stored in the plan's precision; vectors (biases, norm weights) and rotary tables are
+//!   always f32;
 //! - an output may be the same view as an input only where the struct says so;
 //! - every sum runs in f32 and in an order that does not depend on any other session's work.
 
@@ -55,7 +57,9 @@ macro_rules! operations {
             /// Name of the family in profiles and messages.
             pub fn label(&self) -> &'static str { match self { $(Op::$name(_) => $label),* } }
             /// Checks shapes, types and aliasing against the tensors of a plan.
-            pub fn check(&self, t: &Tensors) -> Result<(), ComputeError> { match self { $(Op::$name(op) => op.check(t)),* } }
+            pub fn check(&self, t: &Tensors) -> Result<(), ComputeError> {
+                match self { $(Op::$name(op) => op.check(t)),* }
+            }
             /// Everything the operation reads.
             pub fn reads(&self) -> Vec<View> { match self { $(Op::$name(op) => op.reads()),* } }
             /// Matrix weights, vectors and tables that are read whole.
@@ -136,7 +140,8 @@ pub(crate) fn grouped(
     matrix(t, op, name, v, v.rows, cols)
 }
 
-/// Two views overlap in memory. Conservative: a shared tensor with interleaved rows counts unless the columns are apart.
+/// Two views overlap in memory. Conservative: a shared tensor with interleaved rows counts unless the columns are
+/// apart.
 pub(crate) fn overlap(a: &View, b: &View) -> bool {
     if a.tensor != b.tensor || a.end() <= b.offset || b.end() <= a.offset {
         return false;
@@ -145,7 +150,9 @@ pub(crate) fn overlap(a: &View, b: &View) -> bool {
         return true;
     }
     let (ca, cb) = (a.offset % a.stride, b.offset % b.stride);
-    !(ca + a.cols <= cb || cb + b.cols <= ca)
+    // A view whose columns run over the end of a row of the tensor touches the beginning of the next.
+    let wraps = ca + a.cols > a.stride || cb + b.cols > b.stride;
+    wraps || !(ca + a.cols <= cb || cb + b.cols <= ca)
 }
 
 /// `y` must be apart from every one of `inputs`, or exactly `same`.
