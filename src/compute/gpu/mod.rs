@@ -108,6 +108,14 @@ impl GpuExecutor {
         let instance = Instance::new(options.validation)?;
         let device = Device::open(&instance, index)?;
         let (entry, features, limits) = (device.entry(), device.features(), device.limits());
+        let kernels_need = [
+            (features.int64, "64-bit integers"),
+            (features.int8, "8-bit integers in buffers"),
+            (limits.subgroup_size >= kernels::SUBGROUP_MIN, "subgroups of eight lanes"),
+        ];
+        if let Some((_, lacking)) = kernels_need.iter().find(|(present, _)| !present) {
+            return Err(ComputeError::NoDevice { what: format!("{} has no {lacking}", entry.name) });
+        }
         let software = entry.kind == PhysicalKind::Cpu;
         let precision = match options.precision {
             Some(Precision::F16) if !features.float16 => {

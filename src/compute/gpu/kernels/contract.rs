@@ -15,6 +15,7 @@ const SOURCE_LINES_MAX: usize = 600;
 const CAPABILITIES: &[(u32, &str)] = &[
     (1, "Shader"),
     (9, "Float16"),
+    (11, "Int64"),
     (39, "Int8"),
     (61, "GroupNonUniform"),
     (63, "GroupNonUniformArithmetic"),

@@ -4,7 +4,7 @@ use super::super::super::op::{Conv3x3, Linear};
 use super::{Dispatch, Fill, KernelId, Lowering, act_code, by_fours, flags};
 
 /// Rows and columns of the tile that a workgroup of the tiled kernels computes.
-const TILE_ROWS: usize = 8;
+const TILE_ROWS: usize = 16;
 const TILE_COLS: usize = 128;
 
 /// Up to this many rows the subgroup-per-output kernel wins: a tile would repeat the missing rows.

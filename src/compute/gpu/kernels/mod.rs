@@ -23,6 +23,9 @@ pub use table::{Field, FieldKind, KernelId};
 /// Push constants that every Vulkan device has room for.
 pub const PUSH_BYTES_MAX: usize = 128;
 
+/// Fewest lanes of a subgroup: kernels spread values over eight of them.
+pub const SUBGROUP_MIN: u32 = 8;
+
 /// Workgroups in the first dimension of a grid; more go to the third. Kernels know this number, see their headers.
 const GRID_X_MAX: usize = 32768;
 
