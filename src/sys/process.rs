@@ -33,7 +33,8 @@ pub fn inherited_link(fd: RawFd) -> Result<OwnedFd, StartError> {
     // excluded, and this process has opened nothing but them so far.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     set_inherited(&fd, false).map_err(|_| StartError::NoLink(expected[3]))?;
-    nix::sys::socket::getsockname::<()>(expected[3]).map_err(|_| StartError::NoLink(expected[3]))?;
+    nix::sys::socket::getsockopt(&fd, nix::sys::socket::sockopt::SockType)
+        .map_err(|_| StartError::NoLink(expected[3]))?;
     Ok(fd)
 }
 
