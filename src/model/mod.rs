@@ -7,6 +7,7 @@
 //! Everything is recorded into plans of [`crate::compute`]: nothing here names a device's interface, and nothing here
 //! reads a model folder after [`Model::load`].
 
+pub mod bench;
 pub mod config;
 pub mod engine;
 mod error;

@@ -1,0 +1,83 @@
+//! Frames a second, time by kernel, and share of the device's measured peak.
+//!
+//!     cargo bench --bench engine -- --device cpu --size 320x192
+//!
+//! The binary also works by itself on another machine: `engine --model DIR --device auto`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use gamegend::compute::{ComputeError, Executor};
+use gamegend::model::bench::{Options, run};
+
+const USAGE: &str =
+    "usage: engine [--device auto|cpu|vulkan:N] [--size WxH] [--steps N] [--ticks N] [--threads N] [--model DIR]";
+
+struct Arguments {
+    device: String,
+    threads: usize,
+    model: PathBuf,
+    options: Options,
+}
+
+fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut a = Arguments {
+        device: "auto".to_string(),
+        threads,
+        model: PathBuf::from("models/gamegen-x-mini"),
+        options: Options { width: 320, height: 192, steps: 2, ticks: 48 },
+    };
+    while let Some(word) = words.next() {
+        if word == "--bench" {
+            continue; // cargo adds it
+        }
+        let value = words.next().ok_or_else(|| format!("{word} needs a value"))?;
+        let number = || value.parse::<usize>().map_err(|_| format!("{word} is {value:?}, needs a number"));
+        match word.as_str() {
+            "--device" => a.device = value,
+            "--model" => a.model = PathBuf::from(value),
+            "--threads" => a.threads = number()?,
+            "--ticks" => a.options.ticks = number()?,
+            "--steps" => a.options.steps = number()? as u32,
+            "--size" => {
+                let sides = value.split_once('x').and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
+                (a.options.width, a.options.height) = sides.ok_or_else(|| format!("--size is {value:?}, needs WxH"))?;
+            }
+            _ => return Err(format!("unknown option {word}")),
+        }
+    }
+    Ok(a)
+}
+
+fn main() -> ExitCode {
+    let a = match parse(std::env::args().skip(1)) {
+        Ok(a) => a,
+        Err(e) => {
+            eprintln!("engine: {e}\n{USAGE}");
+            return ExitCode::from(64);
+        }
+    };
+    let open = || -> Result<Box<dyn Executor>, ComputeError> { open(&a.device, a.threads) };
+    match run(&a.model, &open, &a.options) {
+        Ok(table) => {
+            println!("{table}");
+            ExitCode::SUCCESS
+        }
+        Err(e) => {
+            let mut cause: Option<&dyn std::error::Error> = Some(&e);
+            while let Some(e) = cause {
+                eprintln!("engine: {e}");
+                cause = e.source();
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn open(device: &str, threads: usize) -> Result<Box<dyn Executor>, ComputeError> {
+    match device {
+        "cpu" => Ok(Box::new(gamegend::compute::cpu::CpuExecutor::new(threads)?)),
+        other => Err(ComputeError::NoDevice { what: format!("device is {other:?}, allowed is cpu") }),
+    }
+}
