@@ -1,0 +1,166 @@
+//! Sessions are values: the same one gives the same frames, whatever else the engine does.
+//!
+//! `GAMEGEN_TEST_MODEL` names another model folder than the shipped one.
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+use gamegend::compute::{Executor, cpu};
+use gamegend::model::{Engine, Environment, Keys, Model, ModelError, Session, SessionSpec};
+
+const FRAMES: usize = 5;
+const KEYS: [Keys; FRAMES] = [Keys::NONE, Keys::W, Keys::W, Keys::D, Keys::SPACE];
+
+fn model() -> Arc<Model> {
+    static MODEL: OnceLock<Arc<Model>> = OnceLock::new();
+    let shipped = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("models/gamegen-x-mini");
+    let folder = std::env::var_os("GAMEGEN_TEST_MODEL").map_or(shipped, PathBuf::from);
+    MODEL.get_or_init(|| Model::load(&folder).expect("the shipped model loads")).clone()
+}
+
+fn engine() -> Engine {
+    let executor = cpu::CpuExecutor::new(2).expect("two threads");
+    Engine::new(model(), Box::new(executor)).expect("weights fit into memory")
+}
+
+fn spec(seed: u64) -> SessionSpec {
+    let prompt = "a golden robot walks in the desert at night, with rain.".to_string();
+    SessionSpec { prompt, width: 126, height: 70, steps: 2, seed, perspective: Some("third".to_string()) }
+}
+
+fn frame(engine: &mut Engine, session: &mut Session, keys: Keys) -> Vec<u8> {
+    let mut picture = vec![0; 126 * 70 * 3 / 2];
+    engine.tick(session, keys, &mut picture, None).expect("a tick");
+    picture
+}
+
+/// All frames of a session that is alone.
+fn alone(engine: &mut Engine, seed: u64) -> Vec<Vec<u8>> {
+    let mut session = engine.open(&spec(seed)).expect("a session");
+    let frames = KEYS.iter().map(|k| frame(engine, &mut session, *k)).collect();
+    engine.close(session);
+    frames
+}
+
+fn same_alone_and_beside_another(mut engine: Engine) {
+    let first = alone(&mut engine, 7);
+    assert!(first == alone(&mut engine, 7), "the second time gave other frames");
+    assert!(first != alone(&mut engine, 8), "the seed does nothing");
+    let mut a = engine.open(&spec(7)).expect("a session");
+    let mut b =
+        engine.open(&SessionSpec { prompt: "snow at dawn".to_string(), steps: 1, ..spec(9) }).expect("a session");
+    for (i, keys) in KEYS.iter().enumerate() {
+        frame(&mut engine, &mut b, Keys::A);
+        assert!(frame(&mut engine, &mut a, *keys) == first[i], "frame {i} depends on the other session");
+    }
+    engine.close(a);
+    engine.close(b);
+}
+
+#[test]
+fn the_same_session_gives_the_same_frames_on_the_cpu() {
+    same_alone_and_beside_another(engine());
+}
+
+#[test]
+fn keys_and_instructions_act_on_the_next_frame() {
+    let mut engine = engine();
+    let play = |engine: &mut Engine, keys: Keys, free_text: Option<&str>| {
+        let mut session = engine.open(&spec(3)).expect("a session");
+        frame(engine, &mut session, Keys::NONE);
+        let environment = Environment::from_prompt(engine.model().info(), &spec(3).prompt);
+        if let Some(text) = free_text {
+            engine.set_instruction(&mut session, &environment, Some(text)).expect("an instruction");
+        }
+        let picture = frame(engine, &mut session, keys);
+        engine.close(session);
+        picture
+    };
+    let idle = play(&mut engine, Keys::NONE, None);
+    let (left, right) = (play(&mut engine, Keys::A, None), play(&mut engine, Keys::D, None));
+    assert!(idle != left && idle != right && left != right, "keys do nothing");
+    assert!(idle != play(&mut engine, Keys::NONE, Some("a storm of fire at noon")), "instructions do nothing");
+}
+
+#[test]
+fn a_continuation_goes_on_from_given_frames() {
+    let mut engine = engine();
+    let mut session = engine.open(&spec(7)).expect("a session");
+    let mut history = Vec::new();
+    let mut last = Vec::new();
+    for keys in KEYS {
+        last = frame(&mut engine, &mut session, keys);
+        history.push((engine.last_latent(&session).to_vec(), keys));
+    }
+    let next = frame(&mut engine, &mut session, Keys::W);
+    engine.close(session);
+    let mut continued = engine.open(&spec(7)).expect("a session");
+    engine.seed(&mut continued, &history).expect("the history fits");
+    let picture = frame(&mut engine, &mut continued, Keys::W);
+    let difference =
+        |a: &[u8], b: &[u8]| a.iter().zip(b).map(|(a, b)| f64::from(a.abs_diff(*b))).sum::<f64>() / a.len() as f64;
+    let (to_next, to_last) = (difference(&picture, &next), difference(&picture, &last));
+    println!("difference to the uninterrupted frame {to_next:.2}, to the last given frame {to_last:.2}");
+    assert!(to_next < 12.0, "the continuation is another world: {to_next}");
+    let wrong = engine.seed(&mut continued, &[(vec![0.0; 3], Keys::NONE)]).expect_err("a latent has its length");
+    assert_eq!(wrong.to_string(), format!("latent is 3 numbers, allowed is {} numbers", 4 * 3 * 64));
+}
+
+#[test]
+fn pictures_come_back_from_their_latents() {
+    let mut engine = engine();
+    let (width, height) = (96, 70);
+    let pixel = |i: usize| {
+        let (x, y) = (i % width, i / width);
+        [(x * 2) as u8, (y * 3) as u8, 128]
+    };
+    let rgb: Vec<u8> = (0..width * height).flat_map(pixel).collect();
+    let latents = engine.encode(&[&rgb, &rgb], width as u32, height as u32).expect("two latents");
+    assert_eq!(latents.len(), 2);
+    assert_eq!(latents[0].len(), 3 * 3 * 64);
+    assert!(latents[0] == latents[1], "the encoder looks at frames one by one");
+    assert!(latents[0].iter().all(|v| v.is_finite() && v.abs() < 30.0));
+    let short = engine.encode(&[&rgb[1..]], width as u32, height as u32).expect_err("a byte is missing");
+    assert_eq!(short.to_string(), "frame is 20159 bytes, allowed is 20160 bytes");
+}
+
+#[test]
+fn requests_out_of_range_name_their_field() {
+    let mut engine = engine();
+    let many = "snow ".repeat(60);
+    let info = model().info().clone();
+    let cases = [
+        (SessionSpec { width: 63, ..spec(0) }, "width is 63, allowed is an even number of pixels, 64..=1920"),
+        (SessionSpec { width: 65, ..spec(0) }, "width is 65,"),
+        (SessionSpec { height: 4096, ..spec(0) }, "height is 4096, allowed is an even number of pixels, 64..=1088"),
+        (SessionSpec { steps: 3, ..spec(0) }, "steps is 3, allowed is one of [1, 2, 4]"),
+        (SessionSpec { prompt: " ".to_string(), ..spec(0) }, "prompt is empty, allowed is 1..="),
+        (SessionSpec { prompt: many, ..spec(0) }, "tokens long, allowed is 1..="),
+        (
+            SessionSpec { perspective: Some("fourth".to_string()), ..spec(0) },
+            "perspective is \"fourth\", allowed is one of",
+        ),
+    ];
+    for (spec, message) in cases {
+        let error = engine.open(&spec).map(drop).expect_err("the request is out of range");
+        assert!(error.to_string().contains(message), "{error} does not say {message}");
+        assert!(matches!(error, ModelError::Request { .. }));
+    }
+    let mut session = engine.open(&spec(0)).expect("a session");
+    let bad = Environment {
+        weather: "hail".to_string(),
+        lighting: info.lighting[0].clone(),
+        effects: info.effects[0].clone(),
+    };
+    let error = engine.set_instruction(&mut session, &bad, None).expect_err("hail is no weather");
+    assert!(error.to_string().starts_with("weather is \"hail\", allowed is one of"), "{error}");
+    let mut small = vec![0; 10];
+    assert!(engine.tick(&mut session, Keys::W, &mut small, None).is_err(), "the picture does not fit");
+    engine.close(session);
+    let longest = vec!["robot"; info.prompt_tokens_max - 1].join(" ");
+    let session = engine.open(&SessionSpec { prompt: longest, ..spec(0) }).expect("the longest prompt fits");
+    engine.close(session);
+    assert!(engine.state_bytes(&spec(0)) > 1 << 20);
+    let executor: &dyn Executor = engine.executor();
+    assert!(!executor.device().name.is_empty());
+}
