@@ -7,6 +7,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use gamegend::compute::select;
 use gamegend::compute::{ComputeError, Executor};
 use gamegend::model::bench::{Options, run};
 
@@ -15,16 +16,16 @@ const USAGE: &str =
 
 struct Arguments {
     device: String,
+    /// 0: one for each processor.
     threads: usize,
     model: PathBuf,
     options: Options,
 }
 
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let mut a = Arguments {
         device: "auto".to_string(),
-        threads,
+        threads: 0,
         model: PathBuf::from("models/gamegen-x-mini"),
         options: Options { width: 320, height: 192, steps: 2, ticks: 48 },
     };
@@ -58,7 +59,7 @@ fn main() -> ExitCode {
             return ExitCode::from(64);
         }
     };
-    let open = || -> Result<Box<dyn Executor>, ComputeError> { open(&a.device, a.threads) };
+    let open = || -> Result<Box<dyn Executor>, ComputeError> { Ok(select(&a.device, a.threads)?.0) };
     match run(&a.model, &open, &a.options) {
         Ok(table) => {
             println!("{table}");
@@ -72,12 +73,5 @@ fn main() -> ExitCode {
             }
             ExitCode::FAILURE
         }
-    }
-}
-
-fn open(device: &str, threads: usize) -> Result<Box<dyn Executor>, ComputeError> {
-    match device {
-        "cpu" => Ok(Box::new(gamegend::compute::cpu::CpuExecutor::new(threads)?)),
-        other => Err(ComputeError::NoDevice { what: format!("device is {other:?}, allowed is cpu") }),
     }
 }

@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
+use gamegend::compute::gpu::{self, GpuExecutor};
 use gamegend::compute::{Executor, cpu};
 use gamegend::model::{Engine, Environment, Keys, Model, ModelError, Session, SessionSpec};
 
@@ -28,30 +29,35 @@ fn spec(seed: u64) -> SessionSpec {
     SessionSpec { prompt, width: 126, height: 70, steps: 2, seed, perspective: Some("third".to_string()) }
 }
 
+/// The smallest session, for devices that are slow.
+fn small(seed: u64) -> SessionSpec {
+    SessionSpec { width: 64, height: 64, ..spec(seed) }
+}
+
 fn frame(engine: &mut Engine, session: &mut Session, keys: Keys) -> Vec<u8> {
-    let mut picture = vec![0; 126 * 70 * 3 / 2];
+    let size = session.size();
+    let mut picture = vec![0; size.width * size.height * 3 / 2];
     engine.tick(session, keys, &mut picture, None).expect("a tick");
     picture
 }
 
-/// All frames of a session that is alone.
-fn alone(engine: &mut Engine, seed: u64) -> Vec<Vec<u8>> {
-    let mut session = engine.open(&spec(seed)).expect("a session");
-    let frames = KEYS.iter().map(|k| frame(engine, &mut session, *k)).collect();
+/// Frames of a session that is alone.
+fn alone(engine: &mut Engine, spec: &SessionSpec, frames: usize) -> Vec<Vec<u8>> {
+    let mut session = engine.open(spec).expect("a session");
+    let frames = KEYS[..frames].iter().map(|k| frame(engine, &mut session, *k)).collect();
     engine.close(session);
     frames
 }
 
-fn same_alone_and_beside_another(mut engine: Engine) {
-    let first = alone(&mut engine, 7);
-    assert!(first == alone(&mut engine, 7), "the second time gave other frames");
-    assert!(first != alone(&mut engine, 8), "the seed does nothing");
-    let mut a = engine.open(&spec(7)).expect("a session");
-    let mut b =
-        engine.open(&SessionSpec { prompt: "snow at dawn".to_string(), steps: 1, ..spec(9) }).expect("a session");
-    for (i, keys) in KEYS.iter().enumerate() {
-        frame(&mut engine, &mut b, Keys::A);
-        assert!(frame(&mut engine, &mut a, *keys) == first[i], "frame {i} depends on the other session");
+fn same_alone_and_beside_another(mut engine: Engine, spec: &SessionSpec, frames: usize) {
+    let first = alone(&mut engine, spec, frames);
+    assert!(first == alone(&mut engine, spec, frames), "the second time gave other frames");
+    let other = SessionSpec { prompt: "snow at dawn".to_string(), steps: 1, seed: spec.seed + 1, ..spec.clone() };
+    let mut a = engine.open(spec).expect("a session");
+    let mut b = engine.open(&other).expect("a session");
+    for i in 0..frames {
+        assert!(frame(&mut engine, &mut b, Keys::A) != first[i], "another world gave the same frame");
+        assert!(frame(&mut engine, &mut a, KEYS[i]) == first[i], "frame {i} depends on the other session");
     }
     engine.close(a);
     engine.close(b);
@@ -59,7 +65,24 @@ fn same_alone_and_beside_another(mut engine: Engine) {
 
 #[test]
 fn the_same_session_gives_the_same_frames_on_the_cpu() {
-    same_alone_and_beside_another(engine());
+    same_alone_and_beside_another(engine(), &spec(7), FRAMES);
+    let other_seed = alone(&mut engine(), &spec(8), 1);
+    assert!(other_seed != alone(&mut engine(), &spec(7), 1), "the seed does nothing");
+}
+
+#[test]
+fn the_same_session_gives_the_same_frames_on_vulkan() {
+    let entries = gpu::devices().unwrap_or_default();
+    if entries.is_empty() {
+        let required = std::env::var("GAMEGEND_TEST_REQUIRE").unwrap_or_default();
+        assert!(!required.split(',').any(|r| r == "gpu"), "a Vulkan driver is required");
+        println!("skipped: no Vulkan driver");
+    }
+    for entry in entries {
+        let executor = GpuExecutor::open(entry.index, None).expect("the device opens");
+        let engine = Engine::new(model(), Box::new(executor)).expect("weights fit into memory");
+        same_alone_and_beside_another(engine, &small(7), 2);
+    }
 }
 
 #[test]

@@ -39,6 +39,10 @@ impl Session {
         self.frames
     }
 
+    pub fn size(&self) -> FrameSize {
+        self.stream.plans().size
+    }
+
     /// Arithmetic of a tick in floating-point operations.
     pub fn tick_flops(&self) -> u64 {
         self.stream.plans().tick_flops()
