@@ -7,7 +7,6 @@ pub mod compute;
 pub mod config;
 pub mod exit;
 pub mod frame;
-pub mod log;
 pub mod model;
 pub mod parent;
 pub mod proto;

@@ -10,8 +10,8 @@ use std::time::Duration;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::supervise::End;
-use crate::log;
 use crate::sys::link::Link;
+use crate::sys::log;
 use crate::sys::process::set_inherited;
 use crate::sys::sandbox::Role;
 

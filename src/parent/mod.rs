@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use crate::config;
 use crate::exit::{Exit, report};
-use crate::log::{Output, Syslog, init_parent};
+use crate::sys::log::{Output, Syslog, init_parent};
 
 /// What was said on the command line.
 #[derive(Clone, Debug, Default)]

@@ -15,9 +15,9 @@ use super::supervise::{Action, End, Event, Phase, Supervised, step};
 use super::{Args, level, syslog};
 use crate::config;
 use crate::exit::{Exit, chain};
-use crate::log::{Output, init_parent};
 use crate::proto::link::{FromApi, FromWorkerToParent, ToApi, ToWorkerFromParent, build_id};
 use crate::sys::link::Link;
+use crate::sys::log::{Output, init_parent};
 use crate::sys::sandbox::{Role, cache_directory};
 use crate::sys::signals::Signals;
 

@@ -4,6 +4,7 @@
 //! allowed: callers get safe functions, and each block states the callee's requirement.
 
 pub mod link;
+pub mod log;
 pub mod pidfile;
 pub mod process;
 #[cfg(target_os = "freebsd")]

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::unistd::Pid;
 
 /// Descriptors are looked for below this number: more than a role ever holds at its start.
 const FDS_SCANNED: RawFd = 1024;
@@ -56,13 +57,18 @@ pub fn set_inherited(fd: &OwnedFd, inherited: bool) -> io::Result<()> {
     Ok(())
 }
 
+/// The process that started this one, or whoever took its place.
+pub fn parent() -> Pid {
+    nix::unistd::getppid()
+}
+
 /// Asks the kernel to kill this process when `parent` ends, and checks that it has not ended before.
 ///
 /// On Linux the tie is lost when the process changes its user, so it is made again after that.
 /// Errors: `BrokenPipe` if the parent is another one already; what prctl(2) or procctl(2) returns.
-pub fn die_with_parent(parent: nix::unistd::Pid) -> io::Result<()> {
+pub fn die_with_parent(parent: Pid) -> io::Result<()> {
     os::die_with_parent()?;
-    if nix::unistd::getppid() == parent {
+    if self::parent() == parent {
         return Ok(());
     }
     Err(io::Error::new(io::ErrorKind::BrokenPipe, "the parent has ended"))

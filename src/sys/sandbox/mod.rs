@@ -111,7 +111,7 @@ impl std::fmt::Display for Protections {
 ///
 /// Errors: any step that the system offers and that fails; what the system does not offer is left out of the words.
 pub fn enter(role: Role, config: &Config) -> Result<Protections, SandboxError> {
-    let parent = nix::unistd::getppid();
+    let parent = super::process::parent();
     let as_user = !user::is_root();
     let mut in_force = Vec::new();
     let who = if as_user { None } else { Some(user::find(&config.worker.user).map_err(SandboxError::User)?) };
