@@ -84,9 +84,25 @@ impl ApiError {
 
 /// Runs the role until the parent drains it or goes away. `link` leads to the parent.
 ///
-/// Blocks: this is the whole process. Answers an exit code of sysexits(3).
+/// Blocks: this is the whole process, which enters its sandbox once it knows the configuration. Answers an exit code of
+/// sysexits(3).
 pub fn run(link: Link) -> ExitCode {
-    match begin(link) {
+    exit_code(begin(link, |start| {
+        let mut protections = sandbox::enter(sandbox::Role::Api, &mut start.config)?;
+        protections.narrow()?;
+        start.sandbox = protections.to_string();
+        Ok(())
+    }))
+}
+
+/// Runs the role in a thread of a process that does other things too, a test's: without a sandbox, which would hold for
+/// the whole process. The status shows what the start message says about one.
+pub fn run_unconfined(link: Link) -> ExitCode {
+    exit_code(begin(link, |_| Ok(())))
+}
+
+fn exit_code(result: Result<(), ApiError>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::error!("{}", chain(&error));
@@ -98,21 +114,22 @@ pub fn run(link: Link) -> ExitCode {
 /// What the parent sends first.
 struct Start {
     config: Config,
+    sandbox: String,
     network: TcpListener,
     local: UnixListener,
 }
 
-fn begin(link: Link) -> Result<(), ApiError> {
-    let Start { config, network, local } = receive_start(&link)?;
+fn begin(link: Link, protect: fn(&mut Start) -> Result<(), ApiError>) -> Result<(), ApiError> {
+    let mut start = receive_start(&link)?;
     // While there is one thread and before a client has been heard.
-    let mut protections = sandbox::enter(sandbox::Role::Api, &config)?;
-    protections.narrow()?;
+    protect(&mut start)?;
+    let Start { config, sandbox, network, local } = start;
     let own_user = nix::unistd::geteuid().as_raw();
     let access = Access::new(network.local_addr()?, own_user, config.http.token_file.as_deref())?;
     let store = Arc::new(FolderStore::open(&config.state.directory, config.state.generations_max)?);
     let mut seed = [0; 32];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut seed)?;
-    let hub = Arc::new(Hub::new(config, access, store, protections.to_string(), ChaCha20Rng::from_seed(seed)));
+    let hub = Arc::new(Hub::new(config, access, store, sandbox, ChaCha20Rng::from_seed(seed)));
     let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("http").enable_all().build()?;
     let drain = Arc::new(Notify::new());
     listen_to_parent(link.try_clone()?, hub.clone(), drain.clone())?;
@@ -126,11 +143,11 @@ fn receive_start(link: &Link) -> Result<Start, ApiError> {
     let (message, fds) = link.recv::<ToApi>().map_err(ApiError::Link)?.ok_or(ApiError::NoParent)?;
     let mut fds = fds.into_iter();
     match (message, fds.next(), fds.next()) {
-        (ToApi::Start { build, config, .. }, Some(network), Some(local)) if build == build_id() => {
+        (ToApi::Start { build, config, sandbox }, Some(network), Some(local)) if build == build_id() => {
             let (network, local) = (TcpListener::from(network), UnixListener::from(local));
             network.set_nonblocking(true)?;
             local.set_nonblocking(true)?;
-            Ok(Start { config: *config, network, local })
+            Ok(Start { config: *config, sandbox, network, local })
         }
         _ => Err(ApiError::Start),
     }

@@ -30,7 +30,10 @@ pub struct Args {
 
 /// Runs the daemon until it is told to end. Messages about what keeps it from starting go to standard error.
 pub fn run(args: &Args) -> Exit {
-    // Before anything else: the path may lead to another program once this one is replaced by an upgrade.
+    if let Err(e) = crate::sys::process::keep_descriptors_here() {
+        return report(&e, Exit::Os);
+    }
+    // Asked early: the path may lead to another program once this one is replaced by an upgrade.
     let program = match std::env::current_exe() {
         Ok(program) => program,
         Err(e) => return report(&e, Exit::Os),

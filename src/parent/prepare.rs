@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use crate::config::{self, Config, ConfigError};
 use crate::exit::Exit;
 use crate::sys::pidfile::{PidFile, PidFileError};
-use crate::sys::sandbox::cache_directory;
+use crate::sys::sandbox::{Reach, cache_directory};
 use crate::sys::user::{self, Identity, UserError};
 
 /// Mode of directories that only the daemon and its group enter.
@@ -131,7 +131,11 @@ pub fn prepare(mut config: Config, program: &Path) -> Result<Prepared, PrepareEr
 /// The model's index must be readable by the user that the worker becomes.
 fn readable_model(config: &Config, user: Option<&Identity>) -> Result<(), PrepareError> {
     let index = config.model.path.join("model_index.json");
-    let opened = user::acting_as(user, || fs::File::open(&index).map(drop))?;
+    let folder = Reach::new(&config.model.path);
+    let opened = folder.and_then(|folder| {
+        let index = folder.path().join("model_index.json");
+        user::acting_as(user, || fs::File::open(index).map(drop)).map_err(io::Error::other)?
+    });
     let who = user.map_or("the user that runs it", |u| &u.name);
     opened.map_err(|source| PrepareError::Path {
         key: "model.path",
@@ -199,7 +203,8 @@ fn state_directory(config: &Config, user: Option<&Identity>) -> Result<(), Prepa
             }
         }
         // Only a file that was really made shows that the disk, the mount and the rights are as they must be.
-        let probe = directory.join(format!(".probe-{}", std::process::id()));
+        let reach = Reach::new(directory).map_err(|e| failed(directory, "opened", e))?;
+        let probe = reach.path().join(format!(".probe-{}", std::process::id()));
         let written = user::acting_as(user, || fs::write(&probe, b"").and_then(|()| fs::remove_file(&probe)))?;
         written.map_err(|e| failed(directory, "written", e))?;
     }

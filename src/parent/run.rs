@@ -185,6 +185,8 @@ impl Parent {
 
     /// Log lines, messages, the end of the process, deadlines.
     fn look_after(&mut self, role: Role) {
+        // The real port, also where the configuration says 0.
+        let address = self.prepared.http.local_addr().unwrap_or(self.prepared.config.http.listen);
         let place = self.place(role);
         let mut events = Vec::new();
         if let Some(process) = &mut place.process {
@@ -192,7 +194,10 @@ impl Parent {
             if process.link_open && readable(&process.link) {
                 match hear(role, &process.link) {
                     Heard::Ready(summary) => {
-                        log::info!("{} is ready: {summary}", role.name());
+                        match role {
+                            Role::Api => log::info!("api is ready: http://{address}/"),
+                            Role::Worker => log::info!("worker is ready: {summary}"),
+                        }
                         events.push(Event::Ready);
                     }
                     Heard::Closed => process.link_open = false,

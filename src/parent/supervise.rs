@@ -53,7 +53,7 @@ impl std::fmt::Display for End {
                 None => write!(f, "exit code {code}"),
             },
             End::Signal(number) => match nix::sys::signal::Signal::try_from(*number) {
-                Ok(signal) => write!(f, "signal {signal}"),
+                Ok(signal) => write!(f, "signal {number} ({signal})"),
                 Err(_) => write!(f, "signal {number}"),
             },
         }
@@ -310,6 +310,6 @@ mod tests {
     fn exits_read_well() {
         assert_eq!(End::Code(66).to_string(), "exit code 66 (NoInput)");
         assert_eq!(End::Code(101).to_string(), "exit code 101");
-        assert_eq!(End::Signal(9).to_string(), "signal SIGKILL");
+        assert_eq!(End::Signal(9).to_string(), "signal 9 (SIGKILL)");
     }
 }

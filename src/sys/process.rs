@@ -6,8 +6,8 @@ use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::unistd::Pid;
 
-/// Descriptors are looked for below this number: more than a role ever holds at its start.
-const FDS_SCANNED: RawFd = 1024;
+/// Descriptors are looked for below this number: above the limit that systems grant by default, and asked in milliseconds.
+const FDS_SCANNED: RawFd = 65_536;
 
 /// Why a role refuses to start with what it was given.
 #[derive(Debug, thiserror::Error)]
@@ -34,9 +34,10 @@ pub fn inherited_link(fd: RawFd) -> Result<OwnedFd, StartError> {
     // excluded, and this process has opened nothing but them so far.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     set_inherited(&fd, false).map_err(|_| StartError::NoLink(expected[3]))?;
-    nix::sys::socket::getsockopt(&fd, nix::sys::socket::sockopt::SockType)
-        .map_err(|_| StartError::NoLink(expected[3]))?;
-    Ok(fd)
+    match nix::sys::socket::getsockopt(&fd, nix::sys::socket::sockopt::SockType) {
+        Ok(nix::sys::socket::SockType::Stream) => Ok(fd),
+        _ => Err(StartError::NoLink(expected[3])),
+    }
 }
 
 /// Numbers of the open descriptors of this process, rising.
@@ -48,6 +49,18 @@ pub fn open_descriptors() -> Vec<RawFd> {
         fcntl(fd, FcntlArg::F_GETFD).is_ok()
     };
     (0..FDS_SCANNED).filter(open).collect()
+}
+
+/// Marks what this process got from its caller, standard streams apart, as closed on exec, so that no role inherits it.
+/// For the very start of the parent.
+pub fn keep_descriptors_here() -> io::Result<()> {
+    for fd in open_descriptors().into_iter().filter(|&fd| fd > 2) {
+        // SAFETY: borrow_raw needs a descriptor that stays open while borrowed: it was just found open, and this process
+        // has one thread, which closes nothing here.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    }
+    Ok(())
 }
 
 /// Says whether a descriptor stays open over exec.

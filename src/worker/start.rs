@@ -29,10 +29,10 @@ const WARM_SESSION: SessionNumber = 0;
 
 /// Takes `Start` from the parent, makes everything ready and says so. Errors: what keeps this worker from working.
 pub(super) fn start(parent: Link) -> Result<Server<Engine>, WorkerError> {
-    let (config, api) = receive(&parent)?;
+    let (mut config, api) = receive(&parent)?;
     let began = Instant::now();
     // Single-threaded until here: namespaces and a change of user must hold for every thread that comes.
-    let mut protections = sandbox::enter(Role::Worker, &config).map_err(WorkerError::Sandbox)?;
+    let mut protections = sandbox::enter(Role::Worker, &mut config).map_err(WorkerError::Sandbox)?;
     let device = config.gpu.device.clone();
     let cache = sandbox::cache_directory(&config).join(PIPELINES_FILE);
     let options = GpuOptions { pipeline_cache: Some(cache), ..GpuOptions::default() };

@@ -27,8 +27,10 @@ use linux as os;
 #[cfg(target_os = "freebsd")]
 pub use freebsd::{JAIL_VARIABLE, Jail};
 
+use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
 
 use super::user::{self, UserError};
 use crate::config::Config;
@@ -83,6 +85,8 @@ pub struct Protections {
     role: Role,
     in_force: Vec<String>,
     as_user: bool,
+    /// Folders that the paths of the configuration lead through.
+    _held: Vec<Reach>,
 }
 
 impl Protections {
@@ -107,14 +111,18 @@ impl std::fmt::Display for Protections {
 }
 
 /// Enters the sandbox of `role`. To be called while the process has one thread, before it reads anything from a client or
-/// opens a device; the parent has made the directories.
+/// opens a device; the parent has made the directories. Paths of `config` are replaced where the user that the process
+/// becomes could not follow them; they hold as long as the result lives.
 ///
 /// Errors: any step that the system offers and that fails; what the system does not offer is left out of the words.
-pub fn enter(role: Role, config: &Config) -> Result<Protections, SandboxError> {
+pub fn enter(role: Role, config: &mut Config) -> Result<Protections, SandboxError> {
     let parent = super::process::parent();
     let as_user = !user::is_root();
     let mut in_force = Vec::new();
     let who = if as_user { None } else { Some(user::find(&config.worker.user).map_err(SandboxError::User)?) };
+    // A jail mounts the folders itself, and an open folder of the host would lead out of it.
+    let hold = who.is_some() && cfg!(target_os = "linux");
+    let held = if hold { hold_folders(role, config)? } else { Vec::new() };
     let fences = os::fence(role, config, who.as_ref())?;
     if let Some(who) = &who {
         user::become_user(who, &fences.groups).map_err(SandboxError::User)?;
@@ -123,7 +131,49 @@ pub fn enter(role: Role, config: &Config) -> Result<Protections, SandboxError> {
         in_force.push(format!("user {}", who.name));
     }
     in_force.extend(fences.in_force);
-    Ok(Protections { role, in_force, as_user })
+    Ok(Protections { role, in_force, as_user, _held: held })
+}
+
+/// Replaces the paths of folders that the role uses by such as the user can follow: an administrator's model or state may
+/// lie below a folder that is closed to everybody else.
+fn hold_folders(role: Role, config: &mut Config) -> Result<Vec<Reach>, SandboxError> {
+    let mut folders = vec![&mut config.state.directory];
+    if role == Role::Worker {
+        folders.push(&mut config.model.path);
+    }
+    let mut held = Vec::new();
+    for folder in folders {
+        let reach = Reach::new(folder).map_err(|source| SandboxError::System { step: "open a folder", source })?;
+        *folder = reach.path().to_path_buf();
+        held.push(reach);
+    }
+    Ok(held)
+}
+
+/// A folder that stays reachable for this process whoever it becomes, whatever the rights of the folders above it.
+#[derive(Debug)]
+pub struct Reach {
+    _folder: File,
+    path: PathBuf,
+}
+
+impl Reach {
+    /// Opens the folder. Errors: what open(2) returns.
+    pub fn new(folder: &Path) -> io::Result<Reach> {
+        let opened = File::open(folder)?;
+        // Linux leads through the open folder; FreeBSD has no such path, and there a jail mounts the folder instead.
+        let path = if cfg!(target_os = "linux") {
+            PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd()))
+        } else {
+            folder.to_path_buf()
+        };
+        Ok(Reach { _folder: opened, path })
+    }
+
+    /// A path to the folder, for as long as this value lives.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
 }
 
 /// What the system-specific part did, and the groups that the device's nodes need.
