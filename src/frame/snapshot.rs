@@ -5,7 +5,7 @@
 //! ring's first part or [`Snapshot::encode`]'s record.
 //!
 //! ```text
-//!  0  magic, version u32, about bytes u32, trace bytes u32, pairs u32, elements of a latent u32, zero u32, checksum u64
+//!  0  magic, version u32, about bytes u32, trace bytes u32, pairs u32, elements of a latent u32, zero, checksum u64
 //! 40  about (postcard) | trace | keys u8 x pairs | latents f32 x elements x pairs, oldest first
 //! ```
 

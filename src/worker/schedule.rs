@@ -1,7 +1,7 @@
 //! Which session ticks next: policy only, with time as a parameter and no engine.
 //!
-//! - A real-time session has a deadline every period. A missed deadline is skipped, never queued; the grid stays, so the
-//!   rate is never above the asked one and time does not drift.
+//! - A real-time session has a deadline every period. A missed deadline is skipped, never queued; the grid stays, so
+//!   the rate is never above the asked one and time does not drift.
 //! - Among real-time sessions the earliest deadline goes first, so under overload each gets its turn.
 //! - A new control may trigger the next tick up to half a period early. It uses up that period's deadline.
 //! - Stored generations share what is left, round robin by frames, and only start a tick that is expected to end before
