@@ -157,6 +157,8 @@ impl Link {
             let received = match received {
                 Ok(received) => received,
                 Err(nix::errno::Errno::EINTR) => continue,
+                // The peer closed its end before it read everything: closed all the same.
+                Err(nix::errno::Errno::ECONNRESET) => return Ok((0, Vec::new())),
                 Err(e) => return Err(failed(e)),
             };
             let mut fds = Vec::new();

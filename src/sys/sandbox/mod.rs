@@ -85,8 +85,6 @@ pub struct Protections {
     role: Role,
     in_force: Vec<String>,
     as_user: bool,
-    /// Folders that the paths of the configuration lead through.
-    _held: Vec<Reach>,
 }
 
 impl Protections {
@@ -112,7 +110,7 @@ impl std::fmt::Display for Protections {
 
 /// Enters the sandbox of `role`. To be called while the process has one thread, before it reads anything from a client or
 /// opens a device; the parent has made the directories. Paths of `config` are replaced where the user that the process
-/// becomes could not follow them; they hold as long as the result lives.
+/// becomes could not follow them; they hold as long as the process lives.
 ///
 /// Errors: any step that the system offers and that fails; what the system does not offer is left out of the words.
 pub fn enter(role: Role, config: &mut Config) -> Result<Protections, SandboxError> {
@@ -122,7 +120,9 @@ pub fn enter(role: Role, config: &mut Config) -> Result<Protections, SandboxErro
     let who = if as_user { None } else { Some(user::find(&config.worker.user).map_err(SandboxError::User)?) };
     // A jail mounts the folders itself, and an open folder of the host would lead out of it.
     let hold = who.is_some() && cfg!(target_os = "linux");
-    let held = if hold { hold_folders(role, config)? } else { Vec::new() };
+    if hold {
+        hold_folders(role, config)?;
+    }
     let fences = os::fence(role, config, who.as_ref())?;
     if let Some(who) = &who {
         user::become_user(who, &fences.groups).map_err(SandboxError::User)?;
@@ -131,23 +131,23 @@ pub fn enter(role: Role, config: &mut Config) -> Result<Protections, SandboxErro
         in_force.push(format!("user {}", who.name));
     }
     in_force.extend(fences.in_force);
-    Ok(Protections { role, in_force, as_user, _held: held })
+    Ok(Protections { role, in_force, as_user })
 }
 
 /// Replaces the paths of folders that the role uses by such as the user can follow: an administrator's model or state may
 /// lie below a folder that is closed to everybody else.
-fn hold_folders(role: Role, config: &mut Config) -> Result<Vec<Reach>, SandboxError> {
+fn hold_folders(role: Role, config: &mut Config) -> Result<(), SandboxError> {
     let mut folders = vec![&mut config.state.directory];
     if role == Role::Worker {
         folders.push(&mut config.model.path);
     }
-    let mut held = Vec::new();
     for folder in folders {
         let reach = Reach::new(folder).map_err(|source| SandboxError::System { step: "open a folder", source })?;
         *folder = reach.path().to_path_buf();
-        held.push(reach);
+        // Left open for the life of the process: the configuration has no other way to the folder from here on.
+        std::mem::forget(reach);
     }
-    Ok(held)
+    Ok(())
 }
 
 /// A folder that stays reachable for this process whoever it becomes, whatever the rights of the folders above it.
