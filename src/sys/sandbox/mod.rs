@@ -118,6 +118,9 @@ pub fn enter(role: Role, config: &mut Config) -> Result<Protections, SandboxErro
     let as_user = !user::is_root();
     let mut in_force = Vec::new();
     let who = if as_user { None } else { Some(user::find(&config.worker.user).map_err(SandboxError::User)?) };
+    if let Some(who) = who.as_ref().filter(|who| who.name != config.worker.user) {
+        log::warn!("{}: worker.user {:?} does not exist; user {} stands in", role.name(), config.worker.user, who.name);
+    }
     // A jail mounts the folders itself, and an open folder of the host would lead out of it.
     let hold = who.is_some() && cfg!(target_os = "linux");
     if hold {
