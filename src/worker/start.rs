@@ -11,7 +11,7 @@ use super::sessions::Sessions;
 use crate::compute::gpu::GpuOptions;
 use crate::compute::{self, DeviceInfo, DeviceKind, Precision};
 use crate::config::Config;
-use crate::model::{Engine, Model, ModelInfo};
+use crate::model::{Engine, Model, ModelError, ModelInfo};
 use crate::proto::api::Vocabulary;
 use crate::proto::keys::Keys;
 use crate::proto::link::{
@@ -31,6 +31,9 @@ const WARM_SESSION: SessionNumber = 0;
 pub(super) fn start(parent: Link) -> Result<Server<Engine>, WorkerError> {
     let (mut config, api) = receive(&parent)?;
     let began = Instant::now();
+    // Asked before the fences go up, which could only say that they cannot let a missing folder through.
+    let path = &config.model.path;
+    std::fs::metadata(path).map_err(|source| ModelError::Read { path: path.clone(), source })?;
     // Single-threaded until here: namespaces and a change of user must hold for every thread that comes.
     let mut protections = sandbox::enter(Role::Worker, &mut config).map_err(WorkerError::Sandbox)?;
     let device = config.gpu.device.clone();
