@@ -5,6 +5,7 @@
 pub mod api;
 pub mod compute;
 pub mod config;
+pub mod ctl;
 pub mod exit;
 pub mod frame;
 pub mod model;

@@ -1,5 +1,5 @@
-//! A worker for tests of the api: it speaks the link, obeys control blocks and publishes moving pictures into real frame
-//! rings, without a model. Pictures are a gradient that `W`/`S` move vertically and `A`/`D` horizontally.
+//! A worker for tests of the api: it speaks the link, obeys control blocks and publishes moving pictures into real
+//! frame rings, without a model. Pictures are hills that `W`/`S` move vertically and `A`/`D` horizontally.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
