@@ -416,3 +416,20 @@ fn status_tells_the_daemon_the_worker_and_the_sessions() {
     let status: DaemonStatus = client.get("/api/v1/status").json();
     assert_eq!((status.state.as_str(), status.sessions.len()), ("ready", 1));
 }
+#[test]
+fn the_page_is_served_with_a_strict_policy() {
+    let (api, _peer) = Api::with_peer("page");
+    let client = api.network();
+    let page = client.get("/");
+    assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")));
+    let policy = page.header("content-security-policy").expect("a policy");
+    assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+    let text = String::from_utf8(page.body.clone()).expect("UTF-8");
+    assert!(text.contains("<title>") && !text.contains("<script>") && !text.contains("style=\""));
+    for name in ["app.js", "style.css", "icon.svg"] {
+        assert!(text.contains(name), "{name} is used");
+        assert_eq!(client.get(&format!("/{name}")).status, 200);
+    }
+    let tag = page.header("etag").expect("a tag").to_string();
+    assert_eq!(client.send("GET", "/", &[("If-None-Match", &tag)], b"").status, 304);
+}

@@ -1,7 +1,7 @@
 //! Frames as JPEG, straight from the planes of the frame ring.
 //!
-//! JFIF pictures are full-range BT.601 with chroma at half resolution, which is how the ring stores frames, so no colour
-//! is converted on the way.
+//! JFIF pictures are full-range BT.601 with chroma at half resolution, which is how the ring stores frames, so no
+//! colour is converted on the way.
 
 use turbojpeg::{Compressor, Subsamp, YuvImage};
 

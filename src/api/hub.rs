@@ -216,7 +216,8 @@ impl Hub {
         self.store.get(id).filter(|g| client.may_use(&g.owner))
     }
 
-    /// Takes a control for a session. Errors: `unknown_session`, `worker_unavailable`, and those of [`Session::accept`].
+    /// Takes a control for a session. Errors: `unknown_session`, `worker_unavailable`, and those of
+    /// [`Session::accept`].
     pub fn control(&self, client: &Client, id: &str, control: &Control) -> Result<(), Refusal> {
         let session = self.session(client, id).ok_or_else(|| Refusal::unknown_session(id))?;
         let vocabulary = self.vocabulary()?;

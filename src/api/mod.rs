@@ -1,7 +1,7 @@
 //! The `api` role: HTTP and WebSocket on the network and on the Unix socket, sessions, encoding, the store.
 //!
-//! Owns everything that clients see. Never touches a device, and never executes what a client sends: requests are checked
-//! here and passed on as values.
+//! Owns everything that clients see. Never touches a device, and never executes what a client sends: requests are
+//! checked here and passed on as values.
 //!
 //! ```text
 //!  listeners -> serve -> http, stream -> hub -> worker (link) ......> the worker process

@@ -1,8 +1,8 @@
 //! A stored generation's video: frames to H.264 to MP4.
 //!
-//! The ring's frames are full-range BT.601; the video is limited-range BT.601 and says so in its parameter set, because
-//! players that ignore the range flag assume limited range. Every frame becomes one picture: rate control, which may skip
-//! pictures, is off and the quantiser constant.
+//! The ring's frames are full-range BT.601; the video is limited-range BT.601 and says so in its parameter set,
+//! because players that ignore the range flag assume limited range. Every frame becomes one picture: rate control,
+//! which may skip pictures, is off and the quantiser constant.
 
 use std::fs::File;
 use std::io::BufWriter;

@@ -245,7 +245,8 @@ impl Session {
         Ok((ToWorker::Open(Box::new(open)), fds))
     }
 
-    /// The worker opened the session; the descriptor is kept for the next worker and for sessions that continue this one.
+    /// The worker opened the session; the descriptor is kept for the next worker and for sessions that continue this
+    /// one.
     pub fn opened(&self, fd: Arc<OwnedFd>) {
         self.inner().ring = Some(fd);
     }
@@ -438,7 +439,8 @@ impl Session {
 }
 
 impl Inner {
-    /// Takes the controls up to `seq` off the waiting list. Answers those that no frame reflected, with their successor.
+    /// Takes the controls up to `seq` off the waiting list. Answers those that no frame reflected, with their
+    /// successor.
     fn reflect(&mut self, seq: u32) -> Vec<(u32, u32)> {
         if seq <= self.reflected {
             return Vec::new();

@@ -1,7 +1,7 @@
 //! `/ws/stream`: frames out, controls in.
 //!
-//! A viewer always gets the newest frame. While one is on its way to a slow viewer the next ones replace each other in a
-//! watch channel, so nothing queues up in this process.
+//! A viewer always gets the newest frame. While one is on its way to a slow viewer the next ones replace each other
+//! in a watch channel, so nothing queues up in this process.
 
 use std::collections::HashMap;
 use std::sync::Arc;

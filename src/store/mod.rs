@@ -1,8 +1,8 @@
 //! Stored generations: what a finished clip is, and where its bytes lie.
 //!
-//! Owns the `generations` folder of the state directory. Never looks into a clip: encoding belongs to the api, and the
-//! model's state inside a snapshot belongs to the worker. [`Store`] is the whole interface, so that another place to keep
-//! clips is another implementation of it; [`folder::FolderStore`] is the embedded default.
+//! Owns the `generations` folder of the state directory. Never looks into a clip: encoding belongs to the api, and
+//! the model's state inside a snapshot belongs to the worker. [`Store`] is the whole interface, so that another place
+//! to keep clips is another implementation of it; [`folder::FolderStore`] is the embedded default.
 
 pub mod folder;
 
@@ -79,7 +79,8 @@ pub trait Store: Send + Sync {
     fn list(&self) -> Vec<Arc<Generation>>;
     /// The generation with this id, if it is complete.
     fn get(&self, id: &str) -> Option<Arc<Generation>>;
-    /// Begins to write a generation. Nothing of it is visible before [`Store::commit`], and dropping the draft removes it.
+    /// Begins to write a generation. Nothing of it is visible before [`Store::commit`], and dropping the draft
+    /// removes it.
     ///
     /// Errors: `Id` if the id is malformed.
     fn begin(&self, id: &str) -> Result<Draft, StoreError>;
