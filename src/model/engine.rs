@@ -145,8 +145,8 @@ impl Engine {
         session.stream.close(&mut *self.executor);
     }
 
-    /// Changes the instruction from the next frame on: the free text if there is one, else the words of `environment` in
-    /// the model's template. Errors: a word that the model does not know, a text that is too long.
+    /// Changes the instruction from the next frame on: the free text if there is one, else the words of `environment`
+    /// in the model's template. Errors: a word that the model does not know, a text that is too long.
     pub fn set_instruction(
         &mut self,
         session: &mut Session,
@@ -211,8 +211,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Latents of pictures: RGB, three bytes a pixel, `height` rows of `width` pixels. A side that is no multiple of the
-    /// latents' 32 pixels is continued by its last row or column.
+    /// Latents of pictures: RGB, three bytes a pixel, `height` rows of `width` pixels. A side that is no multiple of
+    /// the latents' 32 pixels is continued by its last row or column.
     pub fn encode(&mut self, frames: &[&[u8]], width: u32, height: u32) -> Result<Vec<Vec<f32>>, ModelError> {
         let size = frame_size(width, height)?;
         let state = self.shared_state()?;

@@ -1,5 +1,5 @@
-//! Streaming generation: one latent frame a tick by few-step rectified flow (arXiv 2209.03003), with the keys and values
-//! of earlier frames kept in rings (GameGen-X, arXiv 2411.00769, section 3.3, autoregressive generation).
+//! Streaming generation: one latent frame a tick by few-step rectified flow (arXiv 2209.03003), with the keys and
+//! values of earlier frames kept in rings (GameGen-X, arXiv 2411.00769, section 3.3, autoregressive generation).
 //!
 //! A [`Stream`] is the progress of one session; the noise is given, so that tests can give recorded noise.
 

@@ -166,8 +166,8 @@ pub struct Features {
     width: usize,
 }
 
-/// The part of the decoder that looks back: from the latent [h * w, Z] (mean 0, deviation 1) to the second temporal mix.
-/// `memory` is the state of [`add_state`]; `first`: nothing was decoded before this frame.
+/// The part of the decoder that looks back: from the latent [h * w, Z] (mean 0, deviation 1) to the second temporal
+/// mix. `memory` is the state of [`add_state`]; `first`: nothing was decoded before this frame.
 pub fn decode_memory(
     net: &mut Net,
     c: &VaeConfig,
