@@ -88,9 +88,9 @@ function options(select, words, first) {
 }
 
 function learn(vocabulary) {
-  options($("perspective"), vocabulary.perspectives, "as the prompt says");
+  options($("perspective"), vocabulary.perspectives, "automatic");
   options($("steps"), vocabulary.steps, `default (${vocabulary.default_steps})`);
-  for (const field of ["weather", "lighting", "effects"]) options($(field), vocabulary[field], "as it is");
+  for (const field of ["weather", "lighting", "effects"]) options($(field), vocabulary[field], "as is");
 }
 
 async function refresh() {
@@ -160,6 +160,7 @@ async function watchClip(clip) {
   video.src = await objectUrl(clip.links.video);
   $("frame").style.aspectRatio = `${clip.width} / ${clip.height}`;
   video.hidden = false;
+  $("stats").hidden = true;
   $("welcome").hidden = true;
   video.play().catch(() => {}); // a browser may insist on a click
 }
@@ -168,6 +169,7 @@ function hideClip() {
   $("clip").pause();
   $("clip").removeAttribute("src");
   $("clip").hidden = true;
+  $("stats").hidden = false;
 }
 
 // ---- sessions ----

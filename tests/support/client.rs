@@ -87,9 +87,7 @@ impl Client {
         stream.write_all(head.as_bytes()).expect("the daemon reads");
         // A refusal may come before the body was read; what cannot be sent then does not matter.
         let _ = stream.write_all(body);
-        let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer);
-        parse(&answer)
+        parse(&read_answer(&mut *stream))
     }
 
     pub fn get(&self, path: &str) -> Reply {
@@ -196,6 +194,24 @@ impl Watch {
             if let Got::Closed(code) = self.next() {
                 return code;
             }
+        }
+    }
+}
+
+/// Reads to the end, or as far as the answer says that it goes: not every server closes when it is asked to.
+fn read_answer(stream: &mut dyn Stream) -> Vec<u8> {
+    let mut answer = Vec::new();
+    let mut piece = [0; 64 * 1024];
+    loop {
+        match stream.read(&mut piece) {
+            Ok(0) | Err(_) => return answer,
+            Ok(count) => answer.extend_from_slice(&piece[..count]),
+        }
+        let Some(end) = answer.windows(4).position(|w| w == b"\r\n\r\n") else { continue };
+        let head = String::from_utf8_lossy(&answer[..end]).to_ascii_lowercase();
+        let length = head.split("\r\n").find_map(|l| l.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
+        if length.is_some_and(|n| answer.len() >= end + 4 + n) {
+            return answer;
         }
     }
 }
