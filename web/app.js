@@ -335,6 +335,7 @@ async function start(interactive, from) {
     hideClip();
     session = new Session(reply, interactive);
     session.connect();
+    for (const field of ["weather", "lighting", "effects"]) $(field).value = "";
     if (interactive) $("viewport").focus({ preventScroll: true });
   } catch (error) {
     busy(false);

@@ -36,7 +36,7 @@ pub fn i420_bytes(width: u32, height: u32) -> usize {
 /// Checks that `i420` is one frame of `width` x `height` pixels.
 pub fn check_size(i420: &[u8], width: u32, height: u32) -> Result<(), EncodeError> {
     let expected = i420_bytes(width, height);
-    if i420.len() != expected || width % 2 != 0 || height % 2 != 0 {
+    if i420.len() != expected || !width.is_multiple_of(2) || !height.is_multiple_of(2) {
         return Err(EncodeError::Size { width, height, expected, found: i420.len() });
     }
     Ok(())

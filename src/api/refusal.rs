@@ -45,7 +45,7 @@ const SESSION_CODES: [(&str, u16, &str); 4] = [
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("{}", problem.detail)]
 pub struct Refusal {
-    pub problem: Problem,
+    pub problem: Box<Problem>,
     /// Seconds after which another try makes sense.
     pub retry_after: Option<u64>,
 }
@@ -64,7 +64,7 @@ impl Refusal {
             field: None,
             allowed: None,
         };
-        Refusal { problem, retry_after: None }
+        Refusal { problem: Box::new(problem), retry_after: None }
     }
 
     /// Names the field and what it may be.

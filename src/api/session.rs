@@ -324,7 +324,7 @@ impl Session {
 
     /// Tells viewers of something that went wrong and does not end the session.
     pub fn complain(&self, refusal: Refusal) {
-        let _ = self.events.send(ServerMessage::Error { problem: refusal.problem });
+        let _ = self.events.send(ServerMessage::Error { problem: *refusal.problem });
     }
 
     /// Ends the session if it has not ended. Answers whether it did.
@@ -342,8 +342,8 @@ impl Session {
             inner.origin = None;
             inner.arrivals.clear();
             if let Some(refusal) = error {
-                inner.error = Some(refusal.problem.clone());
-                let _ = self.events.send(ServerMessage::Error { problem: refusal.problem });
+                inner.error = Some((*refusal.problem).clone());
+                let _ = self.events.send(ServerMessage::Error { problem: *refusal.problem });
             }
             let _ = self.events.send(ServerMessage::Bye { reason: reason.to_string() });
         }

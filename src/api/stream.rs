@@ -143,7 +143,7 @@ async fn hear(
         Ok(()) => Ok(()),
         // A control that crosses `bye` on the way is nobody's fault.
         Err(refusal) if refusal.problem.code == "session_ended" => Ok(()),
-        Err(refusal) => say(out, &ServerMessage::Error { problem: refusal.problem }).await,
+        Err(refusal) => say(out, &ServerMessage::Error { problem: *refusal.problem }).await,
     }
 }
 

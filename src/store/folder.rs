@@ -183,7 +183,7 @@ mod tests {
 
     fn store_one(store: &FolderStore, number: u32) {
         let mut draft = store.begin(&generation(number).id).expect("the id is well formed");
-        draft.create(Object::Video).and_then(|mut f| Ok(f.write_all(b"video").expect("disk"))).expect("folder");
+        draft.create(Object::Video).expect("folder").write_all(b"video").expect("disk");
         draft.create(Object::Poster).expect("folder");
         store.commit(draft, generation(number)).expect("folder");
     }
