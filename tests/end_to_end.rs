@@ -5,10 +5,10 @@ mod daemon;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use daemon::{Daemon, PATIENCE, TempDir, available, skip};
 use futures_util::{SinkExt, StreamExt};
 use gamegend::proto::wire::{FLAG_RECOVERED, FRAME_HEADER_BYTES, FrameHeader};
 use serde_json::{Value, json};
-use daemon::{Daemon, PATIENCE, TempDir, available, skip};
 use tokio_tungstenite::tungstenite::Message;
 
 const PROMPT: &str =
@@ -251,8 +251,8 @@ fn lavapipe_shows_the_same_pictures() {
     };
     let poster = |device: &str| {
         let host = Daemon::start(&format!("poster-{}", device.replace(':', "")), device);
-        let id = daemon
-            .generate(&json!({ "prompt": PROMPT, "width": 128, "height": 96, "frames": 3, "seed": 2, "steps": 1 }));
+        let id =
+            host.generate(&json!({ "prompt": PROMPT, "width": 128, "height": 96, "frames": 3, "seed": 2, "steps": 1 }));
         host.wait_done(&id);
         luma(&host.get(&format!("/api/v1/poster?id={id}")).expect("an answer").body)
     };
