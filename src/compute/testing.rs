@@ -316,8 +316,7 @@ pub fn compare(case: &Case, expected: &[Values], got: &[Values], tolerance: f32)
             _ => return Err(format!("{}: output {n} has another type or length", case.name)),
         };
         let max = deviations.iter().fold(0.0f32, |m, d| if d.is_nan() { f32::INFINITY } else { m.max(*d) });
-        // A NaN must not pass, hence the negation.
-        let bad = |d: &f32| !(*d <= tolerance);
+        let bad = |d: &f32| d.is_nan() || *d > tolerance;
         if let Some(i) = deviations.iter().position(bad) {
             let (want, have) = match pair {
                 (Values::F32(a), Values::F32(b)) => (a[i].to_string(), b[i].to_string()),

@@ -11,7 +11,8 @@ pub struct Changes {
     pub restart_worker: bool,
     /// The api is started again; the listeners stay open, clients connect again.
     pub restart_api: bool,
-    /// Keys that only the next start of the daemon can take, such as the address: they keep their old values until then.
+    /// Keys that only the next start of the daemon can take, such as the address: they keep their old values until
+    /// then.
     pub next_start: Vec<&'static str>,
 }
 

@@ -27,8 +27,13 @@ pub enum ConfigError {
     Syntax { path: PathBuf, line: usize, message: String },
     #[error("{}: {}", .path.display(), .errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Values { path: PathBuf, errors: Vec<CheckError> },
-    #[error("model.path: no model was found in {}", .0.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", "))]
+    #[error("model.path: no model was found in {}", list(.0))]
     NoModel(Vec<PathBuf>),
+}
+
+/// Paths as one text.
+fn list(paths: &[PathBuf]) -> String {
+    paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
 impl ConfigError {

@@ -60,7 +60,8 @@ pub struct State {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Gpu {
-    /// `auto`: the first hardware Vulkan device, else the CPU executor. `vulkan:N`: device N of `gamegendctl gpu`. `cpu`.
+    /// `auto`: the first hardware Vulkan device, else the CPU executor. `vulkan:N`: device N of `gamegendctl gpu`.
+    /// `cpu`.
     pub device: String,
     /// Threads of the CPU executor, 0: one a processor.
     pub threads: usize,

@@ -18,7 +18,8 @@ use std::time::Duration;
 
 use crate::exit::Exit;
 
-/// More crashes than this within [`RESTART_WINDOW`] leave a role down: something is wrong that restarting does not mend.
+/// More crashes than this within [`RESTART_WINDOW`] leave a role down: something is wrong that restarting does not
+/// mend.
 pub const RESTARTS_MAX: usize = 5;
 /// The time over which crashes are counted.
 pub const RESTART_WINDOW: Duration = Duration::from_secs(60);

@@ -1,6 +1,7 @@
 //! What the roles of one daemon tell each other: postcard messages, descriptors beside them, over socket pairs.
 //!
-//! Both ends are the same build; the first message on every link is `Hello`, and a mismatch ends the process that sees it.
+//! Both ends are the same build; the first message on every link is `Hello`, and a mismatch ends the process that
+//! sees it.
 //! Descriptors travel with the message whose doc comment names them.
 
 use serde::{Deserialize, Serialize};

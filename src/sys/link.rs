@@ -1,7 +1,8 @@
 //! A message channel between two roles: postcard frames and descriptors over one Unix stream socket.
 //!
 //! A frame is a u32 little-endian length and that many bytes. Descriptors ride on the first byte of their frame
-//! (`SCM_RIGHTS`, unix(4)); since a reader asks for the four length bytes and then for exactly the rest, descriptors and
+//! (`SCM_RIGHTS`, unix(4)); since a reader asks for the four length bytes and then for exactly the rest, descriptors
+//! and
 //! frame never get apart. Limits are those of [`crate::proto::limits`]; whoever breaks them has its link ended.
 
 use std::io::{self, IoSlice, IoSliceMut};

@@ -6,7 +6,8 @@ use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::unistd::Pid;
 
-/// Descriptors are looked for below this number: above the limit that systems grant by default, and asked in milliseconds.
+/// Descriptors are looked for below this number: above the limit that systems grant by default, and asked in
+/// milliseconds.
 const FDS_SCANNED: RawFd = 65_536;
 
 /// Why a role refuses to start with what it was given.
@@ -55,7 +56,8 @@ pub fn open_descriptors() -> Vec<RawFd> {
 /// For the very start of the parent.
 pub fn keep_descriptors_here() -> io::Result<()> {
     for fd in open_descriptors().into_iter().filter(|&fd| fd > 2) {
-        // SAFETY: borrow_raw needs a descriptor that stays open while borrowed: it was just found open, and this process
+        // SAFETY: borrow_raw needs a descriptor that stays open while borrowed: it was just found open, and this
+        // process
         // has one thread, which closes nothing here.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
         fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
@@ -92,9 +94,20 @@ pub fn set_title(role: &str) {
     os::set_title(role);
 }
 
+/// The processor as the system names it, or its architecture where the system does not tell.
+pub fn processor_name() -> String {
+    os::processor_name().unwrap_or_else(|| std::env::consts::ARCH.to_string())
+}
+
 #[cfg(target_os = "linux")]
 mod os {
     use super::*;
+
+    pub fn processor_name() -> Option<String> {
+        let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+        let line = text.lines().find(|l| l.starts_with("model name"))?;
+        Some(line.split_once(':')?.1.trim().to_string())
+    }
 
     pub fn die_with_parent() -> io::Result<()> {
         nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
@@ -119,6 +132,18 @@ mod os {
         // SAFETY: procctl(2) PROC_PDEATHSIG_CTL reads one int; P_PID with id 0 is the calling process.
         let done = unsafe { libc::procctl(libc::P_PID, 0, libc::PROC_PDEATHSIG_CTL, (&raw mut signal).cast()) };
         if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// sysctl(3) `hw.model`.
+    pub fn processor_name() -> Option<String> {
+        let mut text = [0u8; 128];
+        let mut bytes = text.len();
+        // SAFETY: sysctlbyname(3) writes at most `bytes` bytes to the buffer, and their count to `bytes`; nothing is set.
+        let done = unsafe {
+            libc::sysctlbyname(c"hw.model".as_ptr(), text.as_mut_ptr().cast(), &raw mut bytes, std::ptr::null(), 0)
+        };
+        let name = std::ffi::CStr::from_bytes_until_nul(&text).ok()?.to_str().ok()?;
+        (done == 0 && !name.is_empty()).then(|| name.to_string())
     }
 
     pub fn set_title(role: &str) {

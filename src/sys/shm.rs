@@ -36,7 +36,8 @@ pub enum Access {
 /// A mapped memory object.
 ///
 /// Panics: like indexing a slice, every accessor panics if the range does not lie inside the object, if a word is not
-/// aligned, or if a read-only object is written. Sizes that come from a peer are checked against [`len`](Self::len) first.
+/// aligned, or if a read-only object is written. Sizes that come from a peer are checked against [`len`](Self::len)
+/// first.
 #[derive(Debug)]
 pub struct SharedMemory {
     fd: OwnedFd,
@@ -94,7 +95,8 @@ impl SharedMemory {
     pub fn atomic_u64(&self, offset: usize) -> SharedU64<'_> {
         self.check_range(offset, size_of::<u64>());
         assert!(offset.is_multiple_of(align_of::<AtomicU64>()), "offset {offset} is not a multiple of 8");
-        // SAFETY: `from_ptr` needs an aligned pointer to 8 bytes that stay valid for the lifetime given to it. The range
+        // SAFETY: `from_ptr` needs an aligned pointer to 8 bytes that stay valid for the lifetime given to it. The
+        // range
         // and the alignment were checked above (mappings begin at a page), the mapping lives as long as `self`, its
         // object cannot shrink, and every access to it in this process is atomic.
         let word = unsafe { AtomicU64::from_ptr(self.map.as_mut_ptr().add(offset).cast()) };
@@ -153,7 +155,8 @@ impl SharedMemory {
     /// Callers have checked the range and the alignment.
     fn word(&self, offset: usize) -> &AtomicU64 {
         debug_assert!(offset.is_multiple_of(WORD) && offset + WORD <= self.len());
-        // SAFETY: as in `atomic_u64`; `read` and `write`, the only callers, have checked the whole range and begin their
+        // SAFETY: as in `atomic_u64`; `read` and `write`, the only callers, have checked the whole range and begin
+        // their
         // words at a multiple of 8.
         unsafe { AtomicU64::from_ptr(self.map.as_mut_ptr().add(offset).cast()) }
     }

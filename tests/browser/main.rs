@@ -1,6 +1,7 @@
 //! The page in a real browser: headless Chromium, driven through chromedriver.
 //!
-//! Without further words it drives the page of an api role with a test worker behind it. With `GAMEGEND_TEST_URL` set it
+//! Without further words it drives the page of an api role with a test worker behind it. With `GAMEGEND_TEST_URL` set
+//! it
 //! drives the page at that address instead, which is how the end-to-end test looks at a whole daemon.
 
 #[path = "../support/mod.rs"]
@@ -14,7 +15,8 @@ use serde_json::{Value, json};
 use support::{Api, Scratch};
 use webdriver::{Browser, missing};
 
-/// Reads the canvas as a list of average brightnesses over a grid, so that pictures can be compared by eye and by number.
+/// Reads the canvas as a list of average brightnesses over a grid, so that pictures can be compared by eye and by
+/// number.
 const PICTURE: &str = r#"
     const c = document.getElementById("viewport"), g = 24;
     const d = c.getContext("2d").getImageData(0, 0, c.width, c.height).data;

@@ -172,7 +172,8 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Also while a test fails, when nothing may panic: so without the client. The driver ends the browser and answers.
+        // Also while a test fails, when nothing may panic: so without the client. The driver ends the browser and
+        // answers.
         if let Client::Network(address) = self.client
             && let Ok(mut stream) = TcpStream::connect(address)
         {

@@ -53,7 +53,8 @@ impl Daemon {
         let dir = TempDir::new(name);
         let config = dir.0.join("gamegend.toml");
         let text = format!(
-            "[http]\nlisten = \"127.0.0.1:0\"\n[control]\nsocket = \"{0}/gamegend.sock\"\n[state]\ndirectory = \"{0}/state\"\n\
+            "[http]\nlisten = \"127.0.0.1:0\"\n[control]\nsocket = \"{0}/gamegend.sock\"\n\
+             [state]\ndirectory = \"{0}/state\"\n\
              pid_file = \"{0}/gamegend.pid\"\n[gpu]\ndevice = \"{device}\"\n[model]\npath = \"{1}\"\n",
             dir.0.display(),
             model_dir().display()
@@ -223,7 +224,8 @@ pub fn request(address: &str, method: &str, path: &str, body: Option<&[u8]>) -> 
     stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
     let length = body.map_or(0, <[u8]>::len);
     let head = format!(
-        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
+         Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
     );
     stream.write_all(head.as_bytes()).ok()?;
     // A refused body may be answered before it is read to its end.

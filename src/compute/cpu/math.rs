@@ -104,7 +104,7 @@ pub fn exp(x: f32) -> f32 {
     p = p * r + 8.333_452e-3;
     p = p * r + 4.166_579_6e-2;
     p = p * r + 1.666_666_5e-1;
-    p = p * r + 5.000_000_1e-1;
+    p = p * r + 0.500_000_1;
     let e = p * r * r + r + 1.0;
     let two_n = f32::from_bits((t.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127)) << 23);
     e * two_n
@@ -118,7 +118,7 @@ pub fn sigmoid(x: f32) -> f32 {
 /// The tanh approximation of gelu: `(1 + tanh u) / 2` is `sigmoid(2 u)`.
 #[inline(always)]
 pub fn gelu(x: f32) -> f32 {
-    const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769_1;
+    const TWICE_SQRT_2_OVER_PI: f32 = std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::SQRT_2;
     x * sigmoid(TWICE_SQRT_2_OVER_PI * (x + 0.044715 * x * x * x))
 }
 

@@ -78,11 +78,14 @@ impl CpuExecutor {
             .build()
             .map_err(|e| device(format!("cannot start {threads} compute threads: {e}")))?;
         let arch = Arch::new();
-        let detail = format!("{threads} threads, {arch:?} vectors");
+        // The variant's own name; the rest of its debug text lists every instruction set that it implies.
+        let level = format!("{arch:?}");
+        let level = level.split('(').next().unwrap_or_default();
+        let detail = format!("{threads} threads, {} vectors {level}", std::env::consts::ARCH);
         Ok(CpuExecutor {
             info: DeviceInfo {
                 kind: DeviceKind::Cpu,
-                name: std::env::consts::ARCH.to_string(),
+                name: crate::sys::process::processor_name(),
                 precision: Precision::F32,
                 detail,
                 memory_bytes: 0,

@@ -1,6 +1,8 @@
-//! FreeBSD: a jail(2) that the parent makes and the worker attaches to, with its own devfs(5) ruleset and rctl(8) limits.
+//! FreeBSD: a jail(2) that the parent makes and the worker attaches to, with its own devfs(5) ruleset and rctl(8)
+//! limits.
 //!
-//! The jail is a list of steps whose guards undo them in reverse when they are dropped. Its names are predictable, so what
+//! The jail is a list of steps whose guards undo them in reverse when they are dropped. Its names are predictable, so
+//! what
 //! a crashed parent left is removed at the next start.
 
 use std::ffi::{CStr, CString};
@@ -21,6 +23,7 @@ const ERROR_BYTES: usize = 256;
 /// The jail's root holds mount points only.
 const ROOT_SIZE: &str = "1m";
 
+// SAFETY: the declaration is that of rctl(2): two buffers with their lengths, the result in errno.
 unsafe extern "C" {
     /// rctl_add_rule(2), which the libc crate does not declare.
     fn rctl_add_rule(
@@ -301,7 +304,8 @@ fn limit(name: &str, spec: &JailSpec) -> io::Result<()> {
     for (resource, amount) in &spec.limits {
         let rule = text(&format!("jail:{name}:{resource}:deny={amount}"))?;
         let bytes = rule.as_bytes_with_nul().len();
-        // SAFETY: rctl_add_rule(2) reads a NUL-terminated rule of the given length and writes nothing for a null output.
+        // SAFETY: rctl_add_rule(2) reads a NUL-terminated rule of the given length and writes nothing for a null
+        // output.
         check(unsafe { rctl_add_rule(rule.as_ptr(), bytes, std::ptr::null_mut(), 0) })?;
     }
     Ok(())

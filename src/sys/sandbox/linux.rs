@@ -135,7 +135,8 @@ fn leave_namespaces(as_root: bool) -> io::Result<&'static str> {
     Ok("namespaces (user, net, ipc, uts)")
 }
 
-/// Confines the files that can be opened from now on; no TCP address can be bound or connected to. Returns the words, or
+/// Confines the files that can be opened from now on; no TCP address can be bound or connected to. Returns the words,
+/// or
 /// nothing where the kernel has no Landlock.
 fn landlock(role: Role, config: &Config, nodes: &[PathBuf]) -> Result<Option<String>, SandboxError> {
     let (reads, writes) = match role {

@@ -1,4 +1,5 @@
-//! The worker's jail as data: `jails/worker.toml`, and the check of its devfs ruleset. Pure, so it is tested everywhere.
+//! The worker's jail as data: `jails/worker.toml`, and the check of its devfs ruleset. Pure, so it is tested
+//! everywhere.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -74,7 +75,8 @@ impl Parameter {
     }
 }
 
-/// True if a devfs ruleset begins by hiding everything, itself or through its first `include`. `show` gives a ruleset as
+/// True if a devfs ruleset begins by hiding everything, itself or through its first `include`. `show` gives a ruleset
+/// as
 /// `devfs rule -s N show` prints it.
 pub fn hides_everything(ruleset: u32, show: &dyn Fn(u32) -> String) -> bool {
     hides(ruleset, show, 0)
