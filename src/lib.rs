@@ -11,7 +11,7 @@
 //! | [`frame`] | frame ring, control block, snapshot | |
 //! | [`compute`] | operations, plans, executors | `vk` |
 //! | [`vk`] | Vulkan, the only one to name it | |
-//! | [`config`], [`proto`], [`sys`], [`exit`] | what everybody speaks: configuration, messages, the system, exit codes | |
+//! | [`config`], [`proto`], [`sys`], [`exit`] | what everybody speaks: keys, messages, the system, exit codes | |
 //!
 //! Roles never import each other. `unsafe` is denied except in [`sys`] and [`vk`]. `tests/tidy.rs` checks both;
 //! ARCHITECTURE.md follows one frame through all of it.

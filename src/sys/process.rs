@@ -138,7 +138,8 @@ mod os {
     pub fn processor_name() -> Option<String> {
         let mut text = [0u8; 128];
         let mut bytes = text.len();
-        // SAFETY: sysctlbyname(3) writes at most `bytes` bytes to the buffer, and their count to `bytes`; nothing is set.
+        // SAFETY: sysctlbyname(3) writes at most `bytes` bytes to the buffer, and their count to `bytes`; nothing is
+        // set.
         let done = unsafe {
             libc::sysctlbyname(c"hw.model".as_ptr(), text.as_mut_ptr().cast(), &raw mut bytes, std::ptr::null(), 0)
         };

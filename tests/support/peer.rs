@@ -238,7 +238,7 @@ impl Playing {
         (latent[0], latent[1]) = (self.position.0 as f32, self.position.1 as f32);
         self.history.push(&latent, latched.keys);
         let last = self.open.frames.is_some_and(|n| self.tick + 1 == u64::from(n));
-        if self.tick % SNAPSHOT_PERIOD == 0 || last {
+        if self.tick.is_multiple_of(SNAPSHOT_PERIOD) || last {
             self.snapshot(meta.seq, latched.keys);
         }
         self.tick += 1;
