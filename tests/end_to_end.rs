@@ -161,30 +161,58 @@ fn a_running_generation_is_cancelled() {
     assert!(status["worker"]["device"].is_string(), "{status}");
 }
 
+/// Zoom per pair of pictures, in percent from -6 to 6, under which two pictures agree best in their upper two thirds:
+/// positive if the scene came nearer.
+fn zoom(a: &[u8], b: &[u8], width: usize, height: usize) -> f64 {
+    let (cx, cy) = (width as f64 / 2.0, height as f64 / 2.0);
+    let error = |percent: f64| {
+        let scale = 1.0 + percent / 100.0;
+        let (mut sum, mut n) = (0.0, 0.0);
+        for y in 16..height * 2 / 3 {
+            for x in 16..width - 16 {
+                let (u, v) = ((x as f64 - cx) / scale + cx, (y as f64 - cy) / scale + cy);
+                let from = v.round() as usize * width + u.round() as usize;
+                sum += (f64::from(b[y * width + x]) - f64::from(a[from])).abs();
+                n += 1.0;
+            }
+        }
+        sum / n
+    };
+    let steps = (-12..=12).map(|i| f64::from(i) * 0.5);
+    steps.min_by(|&p, &q| error(p).total_cmp(&error(q))).unwrap_or(0.0)
+}
+
 #[test]
 fn keys_move_the_view() {
     let host = Daemon::start("keys", "cpu");
     let runtime = runtime();
-    // The same seed: without keys the four sessions would show the same pictures.
-    let run = |keys: &[&str]| {
-        let id = host.generate(&live(21));
-        let (frames, _) = runtime.block_on(watch(&host.address, &id, keys, 30));
+    // The same seed: without keys the four sessions of a world would show the same pictures.
+    let run = |seed: u64, key: &str| -> Vec<(usize, usize, Vec<u8>)> {
+        let id = host.generate(&live(seed));
+        let (frames, _) = runtime.block_on(watch(&host.address, &id, &[key], 36));
         host.delete(&format!("/api/v1/generate?id={id}"));
-        frames
+        frames.iter().map(|(_, jpeg)| luma(jpeg)).collect()
     };
-    let views: Vec<_> = [["W"], ["S"], ["A"], ["D"]].iter().map(|k| run(k)).collect();
-    let last = |i: usize| luma(&views[i].last().expect("30 frames came").1);
-    let (forward, back, left, right) = (last(0), last(1), last(2), last(3));
-    assert!(mean_difference(&forward.2, &back.2) > 4.0, "W and S look the same");
-    assert!(mean_difference(&left.2, &right.2) > 4.0, "A and D look the same");
-    // Turning left moves the scene to the right, and the other way round: add up the shifts between frames.
-    let turn = |i: usize| -> i64 {
-        let pictures: Vec<_> = views[i].iter().step_by(2).map(|(_, jpeg)| luma(jpeg)).collect();
-        pictures.windows(2).map(|p| shift(&p[0].2, &p[1].2, p[0].0, p[0].1)).sum()
-    };
-    let (a, d) = (turn(2), turn(3));
-    println!("horizontal shift of the scene over 30 frames: A {a} px, D {d} px");
-    assert!(a > d, "A shifts the scene by {a} px and D by {d} px: they do not turn opposite ways");
+    let (mut turned, mut walked) = ([0, 0], [0.0, 0.0]);
+    for seed in [21, 22] {
+        let views = ["W", "S", "A", "D"].map(|key| run(seed, key));
+        let differ = |i: usize, j: usize| {
+            let (a, b) = (views[i].last().expect("frames came"), views[j].last().expect("frames came"));
+            mean_difference(&a.2, &b.2)
+        };
+        println!("seed {seed}: mean difference of W and S {:.1}, of A and D {:.1}", differ(0, 1), differ(2, 3));
+        assert!(differ(0, 1) > 1.0 && differ(2, 3) > 1.0, "opposite keys show the same picture");
+        for (pair, view) in views[..2].iter().enumerate() {
+            walked[pair] += view.windows(2).map(|p| zoom(&p[0].2, &p[1].2, p[0].0, p[0].1)).sum::<f64>();
+        }
+        for (pair, view) in views[2..].iter().enumerate() {
+            turned[pair] += view.windows(2).map(|p| shift(&p[0].2, &p[1].2, p[0].0, p[0].1)).sum::<i64>();
+        }
+    }
+    println!("zoom: W {:.1} %, S {:.1} %; shift: A {} px, D {} px", walked[0], walked[1], turned[0], turned[1]);
+    // Turning left moves the scene to the right, walking forward brings it nearer.
+    assert!(turned[0] > 10 && turned[1] < -10, "A and D do not turn opposite ways");
+    assert!(walked[0] > walked[1], "W and S do not walk opposite ways");
 }
 
 #[test]
@@ -249,14 +277,16 @@ fn lavapipe_shows_the_same_pictures() {
     else {
         return skip("no Vulkan driver that runs on the CPU");
     };
-    let poster = |device: &str| {
+    let poster = |device: &str, kind: &str| {
         let host = Daemon::start(&format!("poster-{}", device.replace(':', "")), device);
         let id =
             host.generate(&json!({ "prompt": PROMPT, "width": 128, "height": 96, "frames": 3, "seed": 2, "steps": 1 }));
         host.wait_done(&id);
+        let status: Value = serde_json::from_slice(&host.ctl(&["status", "--json"]).stdout).expect("JSON");
+        assert_eq!(status["worker"]["device_kind"], kind, "{status}");
         luma(&host.get(&format!("/api/v1/poster?id={id}")).expect("an answer").body)
     };
-    let (cpu, lavapipe) = (poster("cpu"), poster(&format!("vulkan:{index}")));
+    let (cpu, lavapipe) = (poster("cpu", "cpu"), poster(&format!("vulkan:{index}"), "vulkan_cpu"));
     let difference = mean_difference(&cpu.2, &lavapipe.2);
     println!("mean difference of a picture between the executors: {difference:.3} of 255");
     assert!(difference < 1.5, "the executors disagree by {difference} of 255");
