@@ -286,7 +286,7 @@ fn lavapipe_shows_the_same_pictures() {
         assert_eq!(status["worker"]["device_kind"], kind, "{status}");
         luma(&host.get(&format!("/api/v1/poster?id={id}")).expect("an answer").body)
     };
-    let (cpu, lavapipe) = (poster("cpu", "cpu"), poster(&format!("vulkan:{index}"), "vulkan_cpu"));
+    let (cpu, lavapipe) = (poster("cpu", "cpu"), poster(&format!("vulkan:{index}"), "vulkan cpu"));
     let difference = mean_difference(&cpu.2, &lavapipe.2);
     println!("mean difference of a picture between the executors: {difference:.3} of 255");
     assert!(difference < 1.5, "the executors disagree by {difference} of 255");

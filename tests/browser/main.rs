@@ -4,6 +4,8 @@
 //! it
 //! drives the page at that address instead, which is how the end-to-end test looks at a whole daemon.
 
+#[path = "../daemon/mod.rs"]
+mod daemon;
 #[path = "../support/mod.rs"]
 mod support;
 mod webdriver;
@@ -156,8 +158,7 @@ fn clip(browser: &Browser, name: &str) {
 #[test]
 fn a_player_types_plays_and_watches_a_clip() {
     if let Some(reason) = missing() {
-        println!("skipped: {reason}");
-        return;
+        return daemon::skip(&reason);
     }
     let scratch = Scratch::new("browser");
     let browser = Browser::start(scratch.path());
@@ -193,4 +194,15 @@ fn a_player_types_plays_and_watches_a_clip() {
     browser.screenshot(&screenshots().join("page-phone.png"));
     browser.click(&browser.find("#cancel"));
     assert_eq!(browser.errors(), Vec::<String>::new(), "the console is clean");
+}
+
+#[test]
+fn a_player_plays_the_real_daemon() {
+    if let Some(reason) = missing() {
+        return daemon::skip(&reason);
+    }
+    let scratch = Scratch::new("browser-daemon");
+    let browser = Browser::start(scratch.path());
+    let host = daemon::Daemon::start("browser", "cpu");
+    play(&browser, &format!("http://{}/", host.address), "daemon");
 }

@@ -127,7 +127,15 @@ impl Daemon {
     }
 
     pub fn status(&self, id: &str) -> Value {
-        self.get(&format!("/api/v1/status?id={id}")).expect("the daemon answers").json()
+        // Tests ask more often than clients may: a refusal for that is waited out, so that it is never taken for an
+        // answer.
+        loop {
+            let reply = self.get(&format!("/api/v1/status?id={id}")).expect("the daemon answers");
+            if reply.status != 429 {
+                return reply.json();
+            }
+            std::thread::sleep(Duration::from_millis(500));
+        }
     }
 
     /// Starts a generation or session and returns its id.
