@@ -120,7 +120,11 @@ impl Plan {
     /// The least that a step moves and computes: every operand once.
     pub fn cost(&self, step: &Step) -> Cost {
         let view = |v: &View| v.rows * v.cols * self.tensors.dtype(v.tensor).bytes();
-        let moved: usize = step.op.reads().iter().chain(&step.op.writes()).map(view).sum();
+        let moved: usize = match &step.op {
+            // It writes one slot of the ring, wherever that is.
+            Op::RingWrite(op) => 2 * view(&op.x),
+            op => op.reads().iter().chain(&op.writes()).map(view).sum(),
+        };
         let constants: usize = step.op.constants().iter().map(|&t| self.tensors.bytes(t)).sum();
         Cost { flops: step.op.flops(), bytes: (moved + constants) as u64 }
     }
