@@ -1,6 +1,5 @@
 //! The rules of the tree that a compiler does not know: who may import whom, where `unsafe` may stand, how long a
-//! file may
-//! grow, and that kernels, configuration keys and commands are documented.
+//! file may grow, and that kernels, configuration keys and commands are documented.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -14,6 +14,7 @@ use super::limits::{
     ACTIONS_MAX, CHANNELS_MAX, HEIGHT_MAX, LAYERS_MAX, STEPS_MAX, TOKENS_MAX, VOCABULARY_MAX, WIDTH_MAX, WINDOW_MAX,
 };
 use super::weights::read_limited;
+use crate::proto::keys::KEY_NAMES;
 
 /// `model_index.json`: what a person can ask of the model.
 #[derive(Clone, Debug, Deserialize)]
@@ -254,9 +255,9 @@ impl IndexConfig {
         c.that(!self.name.is_empty() && self.name.len() <= 64, "name", &self.name, "1 to 64 bytes")?;
         c.within("frame_rate", self.frame_rate as usize, 1, 240)?;
         c.within("number of actions", self.actions.len(), 1, ACTIONS_MAX)?;
-        let known = |name: &String| super::Keys::NAMES.contains(&name.as_str());
-        let order = self.actions.iter().zip(super::Keys::NAMES).all(|(a, b)| a == b);
-        c.that(order && self.actions.iter().all(known), "actions", &self.actions, format!("{:?}", super::Keys::NAMES))?;
+        let known = |name: &String| KEY_NAMES.contains(&name.as_str());
+        let order = self.actions.iter().zip(KEY_NAMES).all(|(a, b)| a == b);
+        c.that(order && self.actions.iter().all(known), "actions", &self.actions, format!("{:?}", KEY_NAMES))?;
         c.within("number of steps", self.steps.len(), 1, 16)?;
         let steps = self.steps.iter().all(|s| (1..=STEPS_MAX).contains(s));
         c.that(steps, "steps", &self.steps, format!("each 1..={STEPS_MAX}"))?;

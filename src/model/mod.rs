@@ -10,9 +10,9 @@
 pub mod bench;
 pub mod config;
 pub mod engine;
+mod environment;
 mod error;
 pub mod instructnet;
-mod keys;
 pub mod limits;
 pub mod msdit;
 pub mod net;
@@ -29,10 +29,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::compute::WeightSet;
+pub use crate::proto::keys::Keys;
 use config::Config;
 pub use engine::{Engine, Session, SessionSpec};
+pub use environment::Environment;
 pub use error::ModelError;
-pub use keys::{Environment, Keys, UnknownKey};
 use tokenizer::TextTokenizer;
 use weights::Loader;
 

@@ -291,7 +291,7 @@ impl Stream {
     fn frame(&self, plans: &StreamPlans, keys: Keys) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
         let config = plans.model.config();
         let count = config.instruct.action_count;
-        let vector = keys.vector(count).chain(self.previous_keys.vector(count)).collect();
+        let vector = [keys, self.previous_keys].iter().flat_map(|k| k.vector().into_iter().take(count)).collect();
         let (cos, sin) = msdit::temporal_rope(&config.msdit, self.position);
         (vector, cos, sin)
     }

@@ -1,8 +1,8 @@
 //! The parent: reads the configuration, opens what needs privileges, starts the roles and keeps them running.
 //!
 //! It has one thread and one poll loop, and never parses anything that a client sent: what the roles may tell it are
-//! the
-//! closed sets `FromApi` and `FromWorkerToParent`, bounded in size and time. A role that does anything else is killed.
+//! the closed sets `FromApi` and `FromWorkerToParent`, bounded in size and time. A role that does anything else is
+//! killed.
 
 mod child;
 mod detach;

@@ -1,8 +1,7 @@
 //! What the parent does with its privileges before any role runs: directories, listeners, the pid file, checks.
 //!
 //! Everything here happens in the foreground, so that a mistake in the configuration is a message on the terminal and
-//! an
-//! exit code, not a line in a log.
+//! an exit code, not a line in a log.
 
 use std::fs;
 use std::io;

@@ -2,8 +2,7 @@
 //!
 //! A frame is a u32 little-endian length and that many bytes. Descriptors ride on the first byte of their frame
 //! (`SCM_RIGHTS`, unix(4)); since a reader asks for the four length bytes and then for exactly the rest, descriptors
-//! and
-//! frame never get apart. Limits are those of [`crate::proto::limits`]; whoever breaks them has its link ended.
+//! and frame never get apart. Limits are those of [`crate::proto::limits`]; whoever breaks them has its link ended.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};

@@ -29,8 +29,7 @@ pub enum PidFileError {
 
 impl PidFile {
     /// Opens and locks the file; a file that a dead process left is taken over. The lock outlives a fork, so it is
-    /// taken
-    /// before the process goes to the background.
+    /// taken before the process goes to the background.
     ///
     /// Errors: `Running` if another process holds the lock, with its pid where the file tells it; `Io`.
     pub fn lock(path: &Path) -> Result<PidFile, PidFileError> {

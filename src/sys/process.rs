@@ -56,11 +56,13 @@ pub fn open_descriptors() -> Vec<RawFd> {
 /// For the very start of the parent.
 pub fn keep_descriptors_here() -> io::Result<()> {
     for fd in open_descriptors().into_iter().filter(|&fd| fd > 2) {
-        // SAFETY: borrow_raw needs a descriptor that stays open while borrowed: it was just found open, and this
-        // process
-        // has one thread, which closes nothing here.
+        // SAFETY: borrow_raw needs a descriptor that stays open while borrowed: it was just found open. F_SETFD is
+        // defined for every number, so one that another thread closed meanwhile gives EBADF and nothing else.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-        fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+        match fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)) {
+            Ok(_) | Err(nix::errno::Errno::EBADF) => {}
+            Err(e) => return Err(e.into()),
+        }
     }
     Ok(())
 }

@@ -96,9 +96,8 @@ impl SharedMemory {
         self.check_range(offset, size_of::<u64>());
         assert!(offset.is_multiple_of(align_of::<AtomicU64>()), "offset {offset} is not a multiple of 8");
         // SAFETY: `from_ptr` needs an aligned pointer to 8 bytes that stay valid for the lifetime given to it. The
-        // range
-        // and the alignment were checked above (mappings begin at a page), the mapping lives as long as `self`, its
-        // object cannot shrink, and every access to it in this process is atomic.
+        // range and the alignment were checked above (mappings begin at a page), the mapping lives as long as `self`,
+        // its object cannot shrink, and every access to it in this process is atomic.
         let word = unsafe { AtomicU64::from_ptr(self.map.as_mut_ptr().add(offset).cast()) };
         SharedU64 { word, access: self.access }
     }
@@ -156,8 +155,7 @@ impl SharedMemory {
     fn word(&self, offset: usize) -> &AtomicU64 {
         debug_assert!(offset.is_multiple_of(WORD) && offset + WORD <= self.len());
         // SAFETY: as in `atomic_u64`; `read` and `write`, the only callers, have checked the whole range and begin
-        // their
-        // words at a multiple of 8.
+        // their words at a multiple of 8.
         unsafe { AtomicU64::from_ptr(self.map.as_mut_ptr().add(offset).cast()) }
     }
 

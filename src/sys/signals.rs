@@ -67,8 +67,7 @@ extern "C" fn on_signal(number: libc::c_int) {
     let errno = nix::errno::Errno::last_raw();
     let byte = [number as u8];
     // SAFETY: write(2) needs a valid buffer of the given length, and one byte on the stack is one; the descriptor is
-    // the
-    // leaked end of our pipe. A full pipe fails with EAGAIN, which loses nothing that matters.
+    // the leaked end of our pipe. A full pipe fails with EAGAIN, which loses nothing that matters.
     unsafe { libc::write(WRITER.load(Ordering::SeqCst), byte.as_ptr().cast(), 1) };
     nix::errno::Errno::set_raw(errno);
 }

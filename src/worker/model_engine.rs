@@ -77,13 +77,11 @@ impl Engine for model::Engine {
     }
 
     fn seed(&mut self, session: &mut Session, history: &[(Vec<f32>, Keys)]) -> Result<(), Fault> {
-        let history: Vec<(Vec<f32>, model::Keys)> =
-            history.iter().map(|(latent, keys)| (latent.clone(), model::Keys(keys.0))).collect();
-        Ok(self.seed(session, &history)?)
+        Ok(self.seed(session, history)?)
     }
 
     fn tick(&mut self, session: &mut Session, keys: Keys, picture: &mut [u8]) -> Result<(), Fault> {
-        Ok(self.tick(session, model::Keys(keys.0), picture, None)?)
+        Ok(self.tick(session, keys, picture, None)?)
     }
 
     fn latent<'a>(&self, session: &'a Session) -> &'a [f32] {

@@ -49,7 +49,6 @@ pub(super) fn start(parent: Link) -> Result<Server<Engine>, WorkerError> {
 
     let about = about(&engine, model.info(), why, protections.to_string());
     let summary = summary(&about, engine.device(), began.elapsed().as_secs_f64());
-    log::info!("{summary}");
     let facts = Facts {
         model_hash: about.model_hash.clone(),
         device: format!("{} {} {}", about.device_kind, about.precision, engine.device().detail),

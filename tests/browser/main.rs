@@ -1,8 +1,7 @@
 //! The page in a real browser: headless Chromium, driven through chromedriver.
 //!
 //! Without further words it drives the page of an api role with a test worker behind it. With `GAMEGEND_TEST_URL` set
-//! it
-//! drives the page at that address instead, which is how the end-to-end test looks at a whole daemon.
+//! it drives the page at that address instead, which is how the end-to-end test looks at a whole daemon.
 
 #[path = "../daemon/mod.rs"]
 mod daemon;

@@ -1,11 +1,9 @@
 //! syslog(3) through the `syslog` crate, with what that crate lacks: it connects again.
 //!
 //! newsyslog(8) and a restart of syslogd(8) replace the log socket; the crate's connected socket then fails for ever.
-//! Here
-//! a failed send opens the socket again, at most once in [`RETRY_AFTER`]; `ENOBUFS`, which BSD answers while the
-//! daemon's
-//! buffer is full, is waited out briefly. Lines that cannot be sent are counted and the count is told when sending
-//! works.
+//! Here a failed send opens the socket again, at most once in [`RETRY_AFTER`]; `ENOBUFS`, which BSD answers while the
+//! daemon's buffer is full, is waited out briefly. Lines that cannot be sent are counted and the count is told when
+//! sending works.
 
 use std::io;
 use std::path::PathBuf;

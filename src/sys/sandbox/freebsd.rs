@@ -2,8 +2,7 @@
 //! limits.
 //!
 //! The jail is a list of steps whose guards undo them in reverse when they are dropped. Its names are predictable, so
-//! what
-//! a crashed parent left is removed at the next start.
+//! what a crashed parent left is removed at the next start.
 
 use std::ffi::{CStr, CString};
 use std::io;

@@ -136,8 +136,7 @@ fn leave_namespaces(as_root: bool) -> io::Result<&'static str> {
 }
 
 /// Confines the files that can be opened from now on; no TCP address can be bound or connected to. Returns the words,
-/// or
-/// nothing where the kernel has no Landlock.
+/// or nothing where the kernel has no Landlock.
 fn landlock(role: Role, config: &Config, nodes: &[PathBuf]) -> Result<Option<String>, SandboxError> {
     let (reads, writes) = match role {
         Role::Api => (config.http.token_file.iter().cloned().collect::<Vec<_>>(), vec![config.state.directory.clone()]),

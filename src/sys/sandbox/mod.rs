@@ -1,9 +1,9 @@
 //! What a role gives up before it meets input that it cannot trust.
 //!
 //! One interface, two systems. On FreeBSD the parent makes a jail and the worker attaches to it; on Linux the role
-//! leaves
-//! its namespaces, takes Landlock rules and, once everything is loaded, a seccomp filter. Either way it becomes an
-//! unprivileged user first if it was started as root, and says afterwards in words what is in force, and never more.
+//! leaves its namespaces, takes Landlock rules and, once everything is loaded, a seccomp filter. Either way it becomes
+//! an unprivileged user first if it was started as root, and says afterwards in words what is in force, and never
+//! more.
 //!
 //! What each role keeps, and why:
 //!
@@ -110,9 +110,8 @@ impl std::fmt::Display for Protections {
 }
 
 /// Enters the sandbox of `role`. To be called while the process has one thread, before it reads anything from a
-/// client or
-/// opens a device; the parent has made the directories. Paths of `config` are replaced where the user that the process
-/// becomes could not follow them; they hold as long as the process lives.
+/// client or opens a device; the parent has made the directories. Paths of `config` are replaced where the user that
+/// the process becomes could not follow them; they hold as long as the process lives.
 ///
 /// Errors: any step that the system offers and that fails; what the system does not offer is left out of the words.
 pub fn enter(role: Role, config: &mut Config) -> Result<Protections, SandboxError> {
@@ -140,8 +139,7 @@ pub fn enter(role: Role, config: &mut Config) -> Result<Protections, SandboxErro
 }
 
 /// Replaces the paths of folders that the role uses by such as the user can follow: an administrator's model or state
-/// may
-/// lie below a folder that is closed to everybody else.
+/// may lie below a folder that is closed to everybody else.
 fn hold_folders(role: Role, config: &mut Config) -> Result<(), SandboxError> {
     let mut folders = vec![&mut config.state.directory];
     if role == Role::Worker {
