@@ -3,7 +3,7 @@ CARGO = cargo
 PREFIX = /usr/local
 DESTDIR =
 MODEL = models/gamegen-x-mini
-BENCH_DEVICE = cpu
+BENCH_DEVICE = auto
 BENCH_FLAGS =
 
 .PHONY: all build run test bench install uninstall clean
@@ -25,7 +25,7 @@ test:
 	sh tools/setup test
 	sh tools/test
 
-# Frames a second and time by kernel: make bench BENCH_DEVICE=vulkan:0
+# Frames a second and time by kernel: make bench BENCH_DEVICE=cpu
 bench:
 	sh tools/setup run
 	$(CARGO) bench --locked --bench engine -- --model $(MODEL) --device $(BENCH_DEVICE) $(BENCH_FLAGS)
