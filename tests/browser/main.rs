@@ -178,6 +178,10 @@ fn a_player_types_plays_and_watches_a_clip() {
     // The worker is killed while the page plays: it says so and goes on.
     type_prompt(&browser, "a canyon");
     browser.click(&browser.find("#play"));
+    // The number on the page may still be the clip's: the worker must have heard of this world first.
+    let canyon = || peer.asked.lock().expect("no panic").opened.last().is_some_and(|o| o.prompt == "a canyon");
+    wait("the world opens", STEP_MAX, canyon);
+    wait("its stream is connected", STEP_MAX, || text(&browser, "state") == "connected");
     wait("frames arrive", STEP_MAX, || frame_number(&browser) > 4);
     peer.kill();
     api.worker_down("worker 1 was killed by signal 9", true);
