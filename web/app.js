@@ -184,6 +184,7 @@ class Session {
     this.latencies = [];
     this.arrivals = [];
     this.frames = 0;
+    this.losses = 0; // how often the worker was lost
     this.tries = 0;
     this.over = false;
     this.next = null; // newest frame that is not drawn yet
@@ -214,6 +215,7 @@ class Session {
       $("progress").value = message.frame / message.frames;
       $("progress-text").textContent = `${message.frame} of ${message.frames} frames`;
     } else if (message.type === "recovering") {
+      this.losses += 1;
       say("recovering");
       banner(`Recovering: ${message.reason}`);
     } else if (message.type === "superseded") {
@@ -260,6 +262,7 @@ class Session {
     this.next = {
       tick: Number(view.getBigUint64(8, true)),
       seq: view.getUint32(24, true),
+      losses: this.losses,
       width: view.getUint16(28, true),
       height: view.getUint16(30, true),
       jpeg: new Blob([new Uint8Array(buffer, HEADER_BYTES, view.getUint32(32, true))], { type: "image/jpeg" }),
@@ -300,7 +303,8 @@ class Session {
     this.sent = this.sent.filter(([seq]) => seq > frame.seq);
     if (this.latencies.length > LATENCIES_KEPT) this.latencies.shift();
     $("welcome").hidden = true;
-    if ($("state").dataset.state === "recovering") {
+    // A picture that was still being decoded when the worker was lost is no sign of life.
+    if ($("state").dataset.state === "recovering" && frame.losses === this.losses) {
       say("connected");
       banner();
     }

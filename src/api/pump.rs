@@ -115,6 +115,7 @@ fn follow(session: &Session, told: &Receiver<Feed>) -> Result<(), PumpError> {
         while let Ok(feed) = next {
             match feed {
                 Feed::Ring(opened) => {
+                    session.resumed();
                     ring = Some(*opened);
                     (counted, shown) = (None, None);
                 }
@@ -212,6 +213,7 @@ fn record(session: &Session, told: &Receiver<Feed>, archive: &Archive, frames: u
             Feed::Ring(opened) => {
                 // What the last worker left in its ring is as good as what this one would make again.
                 recording.drain()?;
+                session.resumed();
                 recording.ring = Some(opened);
             }
             Feed::Frame => recording.drain()?,
