@@ -9,7 +9,7 @@ BIOMES = ["meadow", "desert", "snow", "forest", "volcanic", "alien"]
 LIGHTING = ["day", "sunset", "night", "dawn"]
 WEATHER = ["clear", "rain", "snow", "fog"]
 EFFECTS = ["none", "fire", "sandstorm", "magic"]
-CHARACTERS = ["robot", "knight", "rider"]
+CHARACTERS = ["robot", "knight", "rider", "wizard"]
 COLORS = ["red", "blue", "green", "gold"]
 PERSPECTIVE = ["third", "first"]
 ATTRIBUTES = [("biome", BIOMES), ("lighting", LIGHTING), ("weather", WEATHER), ("effects", EFFECTS),
@@ -67,6 +67,7 @@ WORDS = {
                    "paladin"],
         "rider": ["rider on a horse", "horse rider", "cowboy on horseback", "horseman", "traveler riding a horse",
                   "cowboy", "rider"],
+        "wizard": ["wizard", "sorcerer", "mage", "wizard with a staff", "old wizard", "spellcaster"],
     },
     "color": {
         "red": ["red", "crimson", "scarlet"], "blue": ["blue", "azure", "navy"], "green": ["green", "emerald"],
