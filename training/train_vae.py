@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from export import export
-from gamegen import checkpoint, pixels, tokenizer, vae
+from gamegen import checkpoint, pixels, vae
 from gamegen.optim import Average, rate
 from gamegen.trainer import SMALL, Log, device_setup
 from gamegen.world import F_CROP_X, F_CROP_Y, F_FULL_H, F_FULL_W, World
@@ -71,7 +71,7 @@ class VaeTrainer:
         self.log, self.dev = Log(args.out / "train_vae.log"), device_setup()
         self.cuda = self.dev.type == "cuda"
         args.state.mkdir(parents=True, exist_ok=True)
-        self.model = checkpoint.load_model(args.start, upgrade=True) if args.start else checkpoint.new_model(len(tokenizer.words()))
+        self.model = checkpoint.load_model(args.start, upgrade=True)
         if args.fresh:
             self.model.vae = vae.AutoencoderKLCausal3D(vae.default_config())
         self.vae = self.model.vae.to(self.dev).to(memory_format=torch.channels_last)
@@ -202,7 +202,7 @@ class VaeTrainer:
             height, width = (full[1], full[0]) if full[0] and not SMALL else (scale * args.height, scale * args.width)
             self.check(height, width, scale, name)
         self.model.to("cpu")
-        export(self.model, args.state / "model-vae", [[args.width, args.height]])
+        export(self.model, args.state / "model-vae", args.start)
 
     def check(self, height: int, width: int, scale: int, name: str):
         """Logs PSNR and writes pictures of fresh whole frames of worlds that training never sees."""
@@ -239,7 +239,7 @@ class VaeTrainer:
 
 def main():
     p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("--start", type=Path, help="model folder whose other parts are kept (default: fresh ones)")
+    p.add_argument("--start", type=Path, required=True, help="model folder whose other parts are kept")
     p.add_argument("--fresh", action="store_true", help="start the autoencoder anew")
     p.add_argument("--state", type=Path, default=Path(os.environ.get("STATE", "/tmp/gamegen-state")))
     p.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "out")))
