@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Trains the judges of attributes, keys and pose on rendered frames of the training worlds, and measures their ceilings.
+"""Trains the judges of attributes, keys and pose on rendered frames of training worlds; measures their ceilings.
 
 Writes OUT/judges/{attributes,keys,pose} and OUT/ceilings.json. The ceilings are those of the stored 8-bit weights on
 rendered frames of the test worlds.

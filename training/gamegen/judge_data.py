@@ -122,7 +122,7 @@ class JudgePool:
     def fill(self, count: int, samples: int):
         """Renders `count` new clips in place of the oldest."""
         dev, size = self.world.device, RENDER_SIZES[self.world.cuda]
-        clip = self.world.clips(count, self.frames, *size, self.generator, samples, split=self.split)
+        clip = self.world.clips(count, self.frames, *size, self.generator, samples, split=self.split, unseen="any")
         rows = (torch.arange(count, device=dev) + self.next) % len(self.pictures)
         shrunk = torch.cat([to_bytes(small(part)) for part in clip["frames"].split(256)])
         self.pictures[rows], self.attributes[rows] = shrunk, clip["after"]
