@@ -70,12 +70,13 @@ class JudgeTrainer:
                 judges.CLASSES[part](judges.default_configs(joint_count(self.world))[part])
             judge = judge.to(self.dev).to(memory_format=torch.channels_last)
             self.learners[part] = Learner(judge, args.lr, 2 if part == "pose" else 1)
-        self.spent = {"render": 0.0, "train": 0.0}
+        self.spent, self.fills = {"render": 0.0, "train": 0.0}, 0
 
     def fill(self):
         """Renders fresh stills and clips; half of them with fewer samples a pixel, which is quicker."""
         begin, batch = time.time(), RENDER_BATCH[self.cuda]
-        samples = 1 + (self.stills.rendered // batch) % 2
+        self.fills += 1
+        samples = 1 + self.fills % 2
         self.stills.fill(min(2 * batch, self.args.stills), samples)
         self.clips.fill(min(batch // 2, self.args.clips), samples)
         if self.cuda:

@@ -66,7 +66,8 @@ class Disturbance:
         n = torch.arange(8, device=device).float()
         basis = torch.cos((2 * n[None] + 1) * n[:, None] * math.pi / 16) * 0.5  # [frequency,place]
         basis[0] *= math.sqrt(0.5)
-        self.basis, self.coarseness = basis, (1 + n[:, None] + n[None]) / 8  # [8,8]
+        self.basis = torch.kron(basis, basis)  # [64,64]: frequencies of a square, by its pixels
+        self.coarseness = ((1 + n[:, None] + n[None]) / 8).flatten()  # [64]
 
     def draw(self, x: torch.Tensor, low: float, high: float, share: float = 1.0, channels: int = 1) -> torch.Tensor:
         """A strength for each clip [B,1,channels,1,1]: 0 outside the share."""
@@ -95,10 +96,10 @@ class Disturbance:
     def compress(self, x: torch.Tensor) -> torch.Tensor:
         """Rounds the cosine coefficients of 8x8 squares, the fine ones more: what a small code of a picture loses."""
         blocks = x.reshape(*x.shape[:3], HEIGHT // 8, 8, WIDTH // 8, 8).transpose(4, 5)  # [B,T,3,12,20,8,8]
-        code = self.basis @ blocks @ self.basis.T
-        step = self.draw(x, 0.02, 0.35, 0.35)[..., None, None] * self.coarseness + 1e-4
-        again = self.basis.T @ ((code / step).round() * step) @ self.basis
-        return again.transpose(4, 5).reshape(x.shape)
+        code = blocks.flatten(-2) @ self.basis.T  # [B,T,3,12,20,64]
+        step = self.draw(x, 0.02, 0.35, 0.35)[..., None] * self.coarseness + 1e-4
+        again = ((code / step).round() * step) @ self.basis
+        return again.reshape(blocks.shape).transpose(4, 5).reshape(x.shape)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """All of them, and noise; a fifth of the clips stays as rendered."""
