@@ -53,7 +53,8 @@ class ClipPool:
             text = captions.caption(shown, rng, moves[i])
             caps.append(captions.damage(text, rng) if rng.random() < DAMAGE_SHARE else text)
             free = captions.change(before[i], after[i], rng) if rng.random() < FREE_INSTRUCTION else None
-            instructions += [captions.instruction(before[i], rng), free or captions.instruction(after[i], rng)]
+            plain = [captions.instruction(captions.known(v[i], rng)) for v in (before, after)]
+            instructions += [plain[0], free or plain[1]]
         return caps, instructions
 
     @torch.no_grad()
