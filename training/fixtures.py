@@ -125,7 +125,7 @@ def one_pass(stream: Stream, gen, action, t: float, d: float, traced: bool) -> d
 
 def write_dit(writer: Writer, model, tok, gen):
     """msdit.safetensors (three streamed passes, every block) and msdit_320x192.safetensors (only v)."""
-    instruction = captions.instruction([0, 2, 1, 0, 0, 0, 0])
+    instruction = captions.instruction(captions.known([0, 2, 1, 0, 0, 0, 0]))
     levels = [(0.0, 0.0), (0.5, 0.5), (0.25, 0.25)]
     for name, size, traced in (("msdit", DIT_SIZE, True), ("msdit_320x192", LARGE_SIZE, False)):
         stream, tensors = new_stream(model, tok, size, PROMPTS[1], instruction)
@@ -138,7 +138,7 @@ def write_dit(writer: Writer, model, tok, gen):
 
 def write_sampler(writer: Writer, model, tok, gen):
     """sampler.safetensors: three frames of two steps from a text-only start, latents and the last frame's pixels."""
-    instruction = captions.instruction([0, 0, 2, 1, 0, 0, 0])
+    instruction = captions.instruction(captions.known([0, 0, 2, 1, 0, 0, 0]))
     stream, tensors = new_stream(model, tok, DIT_SIZE, PROMPTS[0], instruction)
     cache = {}
     for i, keys in enumerate(KEYS):

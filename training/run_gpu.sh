@@ -54,21 +54,21 @@ perception() {
     cp -r "$start" "$base"
     CUDA_VISIBLE_DEVICES=0 "$python" "$here/train_vae.py" --start "$start" --minutes "$m" ${VAE:-} &
     vae=$!
-    CUDA_VISIBLE_DEVICES=$last "$python" "$here/train_judges.py" --minutes "$m" --out "$base/judges" ${JUDGES:-} &
+    CUDA_VISIBLE_DEVICES=$last "$python" "$here/train_judges.py" --minutes "$m" --out "$OUT" ${JUDGES:-} &
     judges=$!
-    CUDA_VISIBLE_DEVICES=$last "$python" "$here/train_text.py" train --teacher "$TEACHER" --start "$start" \
-        --out "$base" ${TEXT:-}
+    CUDA_VISIBLE_DEVICES=$last "$python" "$here/train_text.py" train --teacher "$TEACHER" --out "$base" ${TEXT:-}
     echo "text encoder: status $?"
     wait $vae
     echo "autoencoder: status $?"
     wait $judges
     echo "judges: status $?"
+    [ -d "$OUT/judges" ] && cp -r "$OUT/judges" "$base/"
     [ -d "$STATE/model-vae/vae" ] && rm -rf "$base/vae" && cp -r "$STATE/model-vae/vae" "$base/vae"
     tar cf "$STATE/perception.tar" -C "$base" vae text_encoder tokenizer judges
     split -b 15M -d -a 1 "$STATE/perception.tar" "$OUT/perception.tar."
     train train_foundation.py $((end - 5)) --start "$base" --state "$STATE/trial" --to-fraction 0.05 --reserve 4 \
         ${FOUNDATION:-}
-    rm -f "$OUT"/model.tar.*
+    rm -rf "$OUT"/model.tar.* "$OUT/judges"
 }
 
 case $plan in
@@ -88,6 +88,8 @@ finish)
     ;;
 esac
 status=$?
-rm -f "$OUT"/*.log.*
+# Everything small in one file: logs, tables, pictures, clips.
+(cd "$OUT" && tar czf "$STATE/report.tar.gz" $(ls | grep -v '\.tar') && rm -rf $(ls | grep -v '\.tar') &&
+    mv "$STATE/report.tar.gz" .)
 ls -l "$OUT"
 exit $status

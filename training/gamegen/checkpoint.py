@@ -12,7 +12,6 @@ from . import instructnet, msdit, text_encoder, vae
 SHARD_BYTES = 15 << 20
 QUANTIZE_FROM = 16384  # elements from which a matrix is stored in 8 bits
 SCALE_F16_MIN = 1e-4  # smaller scales would be denormal in f16 and stay f32
-KEEP_FLOAT = ("shared.weight",)
 FILE = "diffusion_pytorch_model"
 
 
@@ -22,7 +21,7 @@ def quantize(state: dict) -> dict:
     for name, tensor in state.items():
         value = tensor.detach().float().cpu().contiguous()
         big = name.endswith(".weight") and value.dim() >= 2 and value.numel() >= QUANTIZE_FROM
-        if big and name not in KEEP_FLOAT:
+        if big:
             rows = value.flatten(1)
             scale = (rows.abs().amax(1) / 127).clamp(min=1e-8)  # [out]
             if float(scale.min()) >= SCALE_F16_MIN:

@@ -50,7 +50,7 @@ class Preview:
                         self.dtype, gen, self.context_noise)
         values = attrs.tolist()
         stream.set_text(*self.features([captions.caption(v, rng, "forward", 0.0) for v in values]))
-        stream.set_instruction(*self.features([captions.instruction(v) for v in values]))
+        stream.set_instruction(*self.features([captions.instruction(captions.known(v)) for v in values]))
         return stream
 
     @torch.no_grad()

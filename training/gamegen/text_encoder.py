@@ -98,7 +98,7 @@ def default_config(vocab_size: int) -> dict:
     return {
         "model_type": "t5", "vocab_size": vocab_size, "d_model": 256, "d_kv": 64, "d_ff": 512, "num_layers": 4,
         "num_heads": 4, "relative_attention_num_buckets": 32, "relative_attention_max_distance": 128,
-        "feed_forward_proj": "gated-gelu", "layer_norm_epsilon": 1e-6, "max_length": 40, "scale_attention": True,
+        "feed_forward_proj": "gated-gelu", "layer_norm_epsilon": 1e-6, "max_length": 300, "scale_attention": True,
     }
 
 

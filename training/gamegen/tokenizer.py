@@ -1,46 +1,46 @@
-"""Word-level tokenizer over a fixed word list, kept in Hugging Face's tokenizer.json format."""
+"""Subword tokenizer (WordPiece) over a pruned word list, kept in Hugging Face's tokenizer.json format.
+
+`pieces.txt` is a selection from the word list of all-MiniLM-L6-v2 (Apache-2.0; `train_text.py pieces` makes it): all
+letters, digits and marks of ASCII, so that every such text has pieces, then what captions need, words near to game
+worlds in meaning, and frequent English.
+"""
 from pathlib import Path
 
 import torch
-from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
-from tokenizers.models import WordLevel
+from tokenizers import Tokenizer, normalizers, pre_tokenizers
+from tokenizers.models import WordPiece
 from tokenizers.processors import TemplateProcessing
 
-from .captions import all_texts
-
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
-MAX_LENGTH = 40
-VOCABULARY = Path(__file__).with_name("vocabulary.txt")  # one word a line, in the order of their ids; only append
+MAX_LENGTH = 300  # of the model; training may pad shorter
+WORD_LETTERS_MAX = 200  # a longer word becomes <unk>
+PIECES = Path(__file__).with_name("pieces.txt")  # one piece a line, in the order of their ids
 
 
 def words() -> list[str]:
-    """The vocabulary in the order of the ids."""
-    return VOCABULARY.read_text().split("\n")[:-1]
+    """The pieces in the order of the ids."""
+    return PIECES.read_text().split("\n")[:-1]
 
 
-def build(vocabulary: list[str]) -> Tokenizer:
-    """Lower case; punctuation on its own; unknown words become <unk>; </s> at the end; at most MAX_LENGTH ids."""
-    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token=UNKNOWN))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex("[.,:;!?]"), "isolated"), pre_tokenizers.WhitespaceSplit()])
-    end = vocabulary.index(END)
-    tokenizer.post_processor = TemplateProcessing(single=f"$A {END}", special_tokens=[(END, end)])
+def build(pieces: list[str]) -> Tokenizer:
+    """Lower case without accents; punctuation on its own; longest pieces first; </s> at the end; <= MAX_LENGTH ids."""
+    ids = {piece: i for i, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(WordPiece(ids, unk_token=UNKNOWN, max_input_chars_per_word=WORD_LETTERS_MAX))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = TemplateProcessing(single=f"$A {END}", special_tokens=[(END, ids[END])])
     tokenizer.enable_truncation(MAX_LENGTH)
-    tokenizer.enable_padding(pad_id=vocabulary.index(PAD), pad_token=PAD, length=MAX_LENGTH)
     return tokenizer
 
 
-def encode(tokenizer: Tokenizer, texts: list[str], device="cpu") -> torch.Tensor:
-    """Token ids [B,MAX_LENGTH]; a padded place has id 0."""
-    ids = [e.ids for e in tokenizer.encode_batch(texts)]
-    return torch.tensor(ids, dtype=torch.long).to(device)
-
-
-def missing_words() -> list[str]:
-    """Words of the captions that the vocabulary lacks."""
-    known = set(words())
-    split = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex("[.,:;!?]"), "isolated"), pre_tokenizers.WhitespaceSplit()])
-    used = {word for text in all_texts() for word, _ in split.pre_tokenize_str(text.lower())}
-    return sorted(used - known)
+def encode(tokenizer: Tokenizer, texts: list[str], device="cpu", length: int = MAX_LENGTH) -> torch.Tensor:
+    """Token ids [B,length]; a padded place has id 0, a longer text is cut and still ends with </s>."""
+    if not 2 <= length <= MAX_LENGTH:
+        raise ValueError(f"length {length}: allowed are 2 to {MAX_LENGTH}")
+    ids = torch.zeros(len(texts), length, dtype=torch.long)
+    for row, encoding in zip(ids, tokenizer.encode_batch(texts)):
+        found = [i for i, real in zip(encoding.ids, encoding.attention_mask) if real]
+        if len(found) > length:
+            found = found[:length - 1] + found[-1:]
+        row[:len(found)] = torch.tensor(found)
+    return ids.to(device)
