@@ -41,7 +41,7 @@ class Evaluation:
         self.args, self.begin, self.dev = args, time.time(), device_setup()
         self.plan = protocol.load(args.protocol or args.model / "evaluation.json")
         if SMALL:
-            self.plan = protocol.shortened(self.plan, SMALL_LISTS)
+            self.plan = protocol.small(self.plan, SMALL_LISTS)
         self.model = checkpoint.load_model(args.model).to(self.dev).eval()
         self.model.vae.to(memory_format=torch.channels_last)
         self.tok = Tokenizer.from_file(str(args.model / "tokenizer" / "tokenizer.json"))
@@ -219,7 +219,7 @@ def main():
     args = parser.parse_args()
     if args.command == "protocol":
         path = args.model / "evaluation.json"
-        path.write_text(json.dumps(protocol.build(), indent=1) + "\n")
+        path.write_text(protocol.text_of(protocol.build()))
         print(f"{path}: {path.stat().st_size} bytes")
         return
     args.out.mkdir(parents=True, exist_ok=True)

@@ -175,7 +175,9 @@ class JudgeTrainer:
             raise RuntimeError(f"judges: {size} bytes; allowed are {BYTES_MAX}")
         stored = judges.Judges(args.out / "judges", self.dev, args.parts)
         table = ceilings.measure(stored, self.world, args.test_clips)
-        (args.out / "judges" / "ceilings.json").write_text(json.dumps(table, indent=1) + "\n")
+        path = args.out / "judges" / "ceilings.json"
+        known = json.loads(path.read_text()) if path.exists() else {}  # of judges that were trained before
+        path.write_text(json.dumps(known | table, indent=1) + "\n")
         for part in args.parts:
             rows = " ".join(f"{name} {row['value']} ({row['count']})" for name, row in table[part].items())
             self.log(f"{part}: {rows}")

@@ -42,12 +42,12 @@ class Maker:
         return features, mask
 
     def stream(self, entries: list[dict], seed: int, kind=Stream) -> Stream:
-        """A stream with the prompts and first instructions of the entries."""
+        """A stream with the prompts of the entries and no instruction yet, as a session begins."""
         gen = torch.Generator(self.device).manual_seed(seed)
         stream = kind(self.model.dit, self.model.instructnet, len(entries), *self.latent, self.device, self.dtype, gen,
                       self.context_noise)
         stream.set_text(*self.features([e["text"] for e in entries]))
-        stream.set_instruction(*self.features([e["instruction"] for e in entries]))
+        stream.set_instruction(*self.features([""] * len(entries)))
         return stream
 
     @torch.no_grad()

@@ -82,23 +82,19 @@ def draw_values(rng: random.Random, unseen: bool, **fixed: str) -> list[int]:
             return values
 
 
-def start_instruction(text: str) -> str:
-    """The instruction that a session has before anyone gives one: the words of the vocabulary that its prompt contains."""
-    words = "".join(c if c.isalnum() else " " for c in text.lower()).split()
-    found = {}
-    for name, values in captions.ATTRIBUTES:
-        said = [v for v in values if any(word.startswith(v) for word in words)]
-        if name in INSTRUCTED and said:
-            found[name] = said[0]
-    return captions.instruction(found)
-
-
 def entry(values: list[int], rng: random.Random, short: float | None = 0.0) -> dict:
-    """A prompt for these values with what it says. short 0: it says all but an absent effect."""
+    """A prompt for these values with what it says. short 0: it says all but an absent effect.
+
+    Nobody has given an instruction yet when a session starts, so the prompt has to do all.
+    """
     text, said = captions.caption_said(values, rng, "forward", short)
     names = named(values)
-    return {"text": text, "says": {name: names[name] for name, _ in captions.ATTRIBUTES if name in said},
-            "values": names, "instruction": start_instruction(text)}
+    return {"text": text, "says": {name: names[name] for name, _ in captions.ATTRIBUTES if name in said}}
+
+
+def full_entry(values: list[int], rng: random.Random, short: float | None = 0.0) -> dict:
+    """The same with all values, said or not: for what is compared with renders."""
+    return entry(values, rng, short) | {"values": named(values)}
 
 
 def unseen_entry(rng: random.Random) -> dict:
@@ -118,13 +114,17 @@ def changes(rng: random.Random, count: int, free: bool) -> list[dict]:
         values = captions.ATTRIBUTES[column][1]
         for before in values:
             for after in (v for v in values if v != before):
-                for _ in range(count):
-                    rows.append(change_entry(rng, column, before, after, free))
+                for i in range(count):
+                    rows.append(change_entry(rng, column, before, after, "free" if free else ("all", "one")[i % 2]))
     return rows
 
 
-def change_entry(rng: random.Random, column: int, before: str, after: str, free: bool) -> dict:
-    """One change: the prompt, its instruction, then the instruction that changes one attribute."""
+def change_entry(rng: random.Random, column: int, before: str, after: str, form: str) -> dict:
+    """One change: the prompt, then the instruction that changes one attribute.
+
+    form: "free" words, a structured instruction of "all" the environment as it will be, or of what changes as the only
+    "one".
+    """
     name, names = captions.ATTRIBUTES[column]
     while True:
         old = draw_values(rng, False, **{name: before})
@@ -132,11 +132,9 @@ def change_entry(rng: random.Random, column: int, before: str, after: str, free:
         new[column] = names.index(after)
         if not says_unseen(new):
             break
-    words = lambda values: {k: v for k, v in named(values).items() if k in INSTRUCTED}
-    then = captions.change(old, new, rng) if free else captions.instruction(words(new))
-    row = entry(old, rng)
-    return row | {"instruction": captions.instruction(words(old)), "attribute": name, "from": before, "to": after,
-                  "then": then}
+    words = {k: v for k, v in named(new).items() if k in INSTRUCTED and (form == "all" or k == name)}
+    then = captions.change(old, new, rng) if form == "free" else captions.instruction(words)
+    return entry(old, rng) | {"attribute": name, "from": before, "to": after, "form": form, "then": then}
 
 
 def paraphrases() -> list[dict]:
@@ -151,7 +149,7 @@ def paraphrases() -> list[dict]:
             if value not in allowed.get(name, []):
                 raise ValueError(f"{PARAPHRASES.name}:{number}: {name}={value}; allowed are "
                                  f"{allowed.get(name) or list(allowed)}")
-        rows.append({"text": text, "says": says, "instruction": start_instruction(text)})
+        rows.append({"text": text, "says": says})
     return rows
 
 
@@ -159,13 +157,13 @@ def build() -> dict:
     """The whole protocol."""
     rng = random.Random(SEED)
     views = lambda i: {"perspective": captions.PERSPECTIVE[i % 2], "biome": captions.BIOMES[i % len(captions.BIOMES)]}
-    plain = lambda i: entry(draw_values(rng, False, **views(i)), rng)
+    plain = lambda i: full_entry(draw_values(rng, False, **views(i)), rng)
     return {
         "version": VERSION, "size": [320, 192], "frame_rate": 24, "steps": 2, "seed": SEED,
         "keys": {"prompts": [plain(i) for i in range(COUNTS["keys"])], "scripts": KEY_SCRIPTS, "walk": 24, "held": 24,
                  "settled": 8},
         "alignment": {"key": "W", "frames": 24, "judged_from": 8,
-                      "seen": [entry(draw_values(rng, False), rng, None) for _ in range(COUNTS["seen"])],
+                      "seen": [full_entry(draw_values(rng, False), rng, None) for _ in range(COUNTS["seen"])],
                       "unseen": [unseen_entry(rng) for _ in range(COUNTS["unseen"])], "paraphrases": paraphrases()},
         "instructions": {"key": "W", "before": 24, "after": 48, "judged": 8,
                          "structured": changes(rng, COUNTS["instruction"], False),
@@ -179,6 +177,19 @@ def build() -> dict:
     }
 
 
+def text_of(plan: dict) -> str:
+    """JSON with one prompt a line."""
+    def lines(value, depth: int) -> str:
+        pad = "\n" + " " * depth
+        if isinstance(value, dict) and any(isinstance(v, (dict, list)) for v in value.values()) and "text" not in value:
+            inner = ("," + pad).join(f"{json.dumps(k)}: {lines(v, depth + 1)}" for k, v in value.items())
+            return "{" + pad + inner + "\n" + " " * (depth - 1) + "}"
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            return "[" + pad + ("," + pad).join(json.dumps(v) for v in value) + "\n" + " " * (depth - 1) + "]"
+        return json.dumps(value)
+    return lines(plan, 1) + "\n"
+
+
 def load(path: Path) -> dict:
     """Reads the protocol; another version is an error."""
     plan = json.loads(Path(path).read_text())
@@ -186,6 +197,11 @@ def load(path: Path) -> dict:
         raise ValueError(f"{path}: version is {plan.get('version')}; allowed is {VERSION}: write it anew with "
                          "`eval.py protocol`")
     return plan
+
+
+def small(plan: dict, count: int) -> dict:
+    """`shortened` at half the size of a frame, which a CPU can do."""
+    return shortened(plan, count) | {"size": [v // 2 for v in plan["size"]]}
 
 
 def shortened(plan: dict, count: int) -> dict:
