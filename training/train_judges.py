@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains the judges of attributes, keys and pose on rendered frames of training worlds; measures their ceilings.
 
-Writes OUT/judges/{attributes,keys,pose} and OUT/ceilings.json. The ceilings are those of the stored 8-bit weights on
+Writes OUT/judges/{attributes,keys,pose} and OUT/judges/ceilings.json. The ceilings are those of the stored 8-bit weights on
 rendered frames of the test worlds.
 """
 import argparse
@@ -175,9 +175,12 @@ class JudgeTrainer:
             raise RuntimeError(f"judges: {size} bytes; allowed are {BYTES_MAX}")
         stored = judges.Judges(args.out / "judges", self.dev, args.parts)
         table = ceilings.measure(stored, self.world, args.test_clips)
-        (args.out / "ceilings.json").write_text(json.dumps(table, indent=1) + "\n")
-        for part, rows in table.items():
-            self.log(f"{part}: " + " ".join(f"{name} {row['value']} ({row['count']})" for name, row in rows.items()))
+        path = args.out / "judges" / "ceilings.json"
+        known = json.loads(path.read_text()) if path.exists() else {}  # of judges that were trained before
+        path.write_text(json.dumps(known | table, indent=1) + "\n")
+        for part in args.parts:
+            rows = " ".join(f"{name} {row['value']} ({row['count']})" for name, row in table[part].items())
+            self.log(f"{part}: {rows}")
         self.log(f"lowest rows: {ceilings.lowest(table)}")
 
 

@@ -3,7 +3,7 @@ import torch
 
 from . import captions
 from .judge_data import RENDER_SIZES, joints_of, key_labels
-from .judges import DECIDED, KEYS, WINDOW, Judges, decide
+from .judges import DECIDED, KEYS, Judges, decide, small
 
 CLIP_FRAMES = 8  # frames of a clip that the attributes are read from
 BEFORE = 30  # frames before a key script begins: at rest, or walking
@@ -99,16 +99,65 @@ def pose_ceilings(judges: Judges, world, clips: int, generator: torch.Generator)
             "distance": {"value": round(float(distance.mean()), 5), "count": len(distance)}}
 
 
+STATISTICS = ("brightness", "contrast", "saturation", "detail", "confidence")
+OUTERMOST, MARGIN = 0.002, 0.15  # quantile of rendered truth on each side, and how far beyond it is still no collapse
+
+
+def statistics(judges: Judges, frames: torch.Tensor) -> torch.Tensor:
+    """u8 [B,T,H,W,3] -> STATISTICS of each clip [B,5], from pictures of 160x96 in 0..1, means over the frames.
+
+    Contrast is the deviation of the brightness in a frame, detail the mean difference of neighbours, confidence the
+    mean over attributes of the judge's likeliest value.
+    """
+    x = torch.stack([small(part) for part in frames]) * 0.5 + 0.5  # [B,T,3,96,160]
+    gray = x.mean(2)
+    detail = (gray[..., 1:] - gray[..., :-1]).abs().mean((1, 2, 3))
+    spread = x.amax(2) - x.amin(2)
+    guess = judges.attributes(judges.features(frames))
+    sure = torch.stack([v.exp().amax(-1) for v in guess.values()]).mean(0)
+    return torch.stack([gray.mean((1, 2, 3)), gray.std((2, 3)).mean(1), spread.mean((1, 2, 3)), detail, sure], 1)
+
+
+def rendered_ranges(judges: Judges, world, clips: int, generator: torch.Generator) -> dict:
+    """For each statistic the range of rendered test clips, widened by MARGIN of its length."""
+    rows = []
+    for _ in range(0, clips, 512):
+        clip = world.clips(min(512, clips), CLIP_FRAMES, *RENDER_SIZES[world.cuda], generator, 2, split="test",
+                           unseen="any")
+        rows.append(statistics(judges, clip["frames"]))
+    rows = torch.cat(rows).cpu()
+    low, high = rows.quantile(OUTERMOST, 0), rows.quantile(1 - OUTERMOST, 0)
+    room = (high - low) * MARGIN
+    limits = torch.stack([low - room, high + room], 1).tolist()
+    inside = ((rows >= low - room) & (rows <= high + room)).all(1)
+    return {"limits": {name: [round(v, 5) for v in pair] for name, pair in zip(STATISTICS, limits)},
+            "inside": share(inside)}
+
+
+def outside(judges: Judges, frames: torch.Tensor, ranges: dict) -> dict[int, str]:
+    """Clips u8 [B,T,H,W,3] that leave the range of rendered truth: their number and the statistic that does."""
+    found = {}
+    for run, row in enumerate(statistics(judges, frames).tolist()):
+        for name, value in zip(STATISTICS, row):
+            low, high = ranges["limits"][name]
+            if not low <= value <= high:
+                found.setdefault(run, f"{name} {value:.3f} is outside of {low:.3f} to {high:.3f}")
+    return found
+
+
 def measure(judges: Judges, world, clips: int, seed: int = 20) -> dict:
     """The tables of all judges that are there; `clips` for the attributes, fewer for the rest."""
     gen = torch.Generator(world.device).manual_seed(seed)
     tables = {"attributes": lambda: attribute_ceilings(judges, world, clips, gen),
               "keys": lambda: key_ceilings(judges, world, max(2, clips // 16), gen),
               "pose": lambda: pose_ceilings(judges, world, clips, gen)}
-    return {name: tables[name]() for name in tables if name in judges.parts}
+    result = {name: tables[name]() for name in tables if name in judges.parts}
+    if "attributes" in judges.parts:
+        result["ranges"] = rendered_ranges(judges, world, clips, gen)
+    return result
 
 
 def lowest(table: dict) -> dict:
     """The worst row of each judge, for a line of the log."""
-    return {part: min((v["value"], k) for k, v in rows.items() if k != "distance" and v["value"] is not None)
-            for part, rows in table.items()}
+    rows_of = lambda rows: [(v["value"], k) for k, v in rows.items() if k != "distance" and v["value"] is not None]
+    return {part: min(rows_of(rows)) for part, rows in table.items() if part != "ranges"}
