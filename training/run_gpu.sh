@@ -28,18 +28,30 @@ echo "$gpus processes, $((end - begin)) s"
 
 left() { echo $((end - $(date +%s) - $1)); } # left RESERVE: seconds until RESERVE seconds before the end
 
+# together SCRIPT ARGUMENT...: one process a GPU; fails where one fails, and then ends the others.
+together() {
+    pids=
+    rank=0
+    while [ "$rank" -lt "$gpus" ]; do
+        RANK=$rank LOCAL_RANK=$rank WORLD_SIZE=$gpus MASTER_ADDR=127.0.0.1 MASTER_PORT=29511 "$python" "$@" &
+        pids="$pids $!"
+        rank=$((rank + 1))
+    done
+    for pid in $pids; do
+        wait "$pid" || { kill $pids 2>/dev/null; wait; return 1; }
+    done
+}
+
 # train SCRIPT UNTIL ARGUMENT...: a failed run goes on from its last state, not compiled and with a smaller batch.
 train() {
     script=$1 until=$2
     shift 2
-    launch="$python"
-    [ "$gpus" -gt 1 ] && launch="$python -m torch.distributed.run --standalone --nproc_per_node=$gpus"
-    $launch "$here/$script" --until "$until" "$@" && return
+    together "$here/$script" --until "$until" "$@" && return
     [ "$until" -gt "$(date +%s)" ] || return
     echo "$script failed; once more without compilation" >&2
     safe="--compile 0"
     [ "${GAMEGEN_SMALL:-0}" = 1 ] || safe="$safe --batch 24"
-    $launch "$here/$script" --until "$until" "$@" $safe
+    together "$here/$script" --until "$until" "$@" $safe
 }
 
 # The renderer is compiled once, before processes race for it.

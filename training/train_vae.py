@@ -167,7 +167,7 @@ class VaeTrainer:
         """One update; returns the reconstruction, its original and the loss."""
         args = self.args
         kind = CYCLE[self.steps % len(CYCLE)]
-        self.render(args.render if KINDS[kind][1] == 1 else args.render // 2, kind)
+        self.render(args.render if KINDS[kind][1] == 1 else max(1, args.render // 2), kind)
         batch = args.batch if KINDS[kind][1] == 1 else args.batch // 2
         x = pixels.to_network(self.pools[kind][torch.randint(0, self.filled[kind], (batch,), device=self.dev)])
         for group in self.optimizer.param_groups:
