@@ -78,7 +78,7 @@ LABELLED = {name: {value: split(text) for value, text in values.items()} for nam
             cannot see far, veiled hills, dim haze, mist covers the land""",
     },
     "effects": {
-        "none": """no effects, nothing special, no special effects, ordinary, plain, no fire, no magic, effect free,
+        "none": """no effects, nothing special, no special effects, ordinary, no fire, no magic, effect free,
             without effects, undisturbed, nothing happens, normal air, only the landscape, no spell and no flame""",
         "fire": """fire, flames, burning, blaze, wildfire, embers, sparks, inferno, bonfire, ablaze, burn, in flames,
             ignited, torches, flaming ground, campfires, arson, scorching flames, ground ablaze, combustion, on fire,
