@@ -1,8 +1,11 @@
 #!/usr/bin/env python3
-"""Short evaluation of a model folder: opposite keys, drift, the autoencoder; contact sheets; writes eval.json.
+"""Evaluation of a model folder on test worlds: writes OUT/eval.json, contact sheets and short films.
 
-The judge of motion is dense optical flow, with the rendered truth beside it as its ceiling. Attribute classifiers are
-not part of it.
+  eval.py protocol MODEL     writes MODEL/evaluation.json: the fixed prompts, keys and changes
+  eval.py run MODEL          measures; parts that do not need a renderer use the prompts and the judges alone
+
+The judges are read from MODEL/judges with their ceilings. A part that the time does not suffice for is left out of
+eval.json and named in the output; nothing is filled in for it.
 """
 import argparse
 import json
@@ -11,149 +14,216 @@ import sys
 import time
 from pathlib import Path
 
-import cv2
-import numpy as np
 import torch
+from tokenizers import Tokenizer
 
-from gamegen import captions, checkpoint, pixels, tokenizer
-from gamegen.preview import SEED_FRAMES, Preview, keys_of
+from gamegen import ceilings, checkpoint
+from gamegen.evaluation import controls, long, pictures, protocol, quality, video, words
+from gamegen.evaluation.maker import Maker
+from gamegen.evaluation.report import Report
+from gamegen.judges import Judges
 from gamegen.trainer import SMALL, device_setup
 from gamegen.world import World
 
-FLOW_WIDTH = 160
-SCRIPT = [("W", 24), ("D", 16), ("W", 8), ("A", 16), ("S", 16), ("W SPACE", 4), ("W", 12)]
-FREE_INSTRUCTIONS = ["make it snow", "turn to night", "the ground catches fire", "let it rain"]
+# Part -> seconds on one H100 that it is not begun without, and whether it needs the renderer.
+PARTS = {"ceilings": (12, True), "keys": (4, False), "words": (5, False), "alignment": (5, False),
+         "reconstruction": (3, True), "frechet": (4, True), "video": (5, True), "drift_60s": (5, False),
+         "drift_10min": (30, False), "steps": (12, False), "pictures": (4, False)}
+CEILING = 0.98  # a judge below this judges nothing
+SMALL_LISTS = 2  # entries of each list of the protocol in a small run
+SMALL_FRAMES = 170  # of a long session in a small run: no figure of drift comes from it
 
 
-def flow_of(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """frames u8 [T,H,W,3] -> mean shift to the right of the upper half and mean expansion, per frame pair.
+class Evaluation:
+    """One model, its judges, the protocol, and what was found."""
 
-    The expansion is the mean of flow along the direction away from the centre, in pixels of a 160-wide picture.
-    """
-    height = frames.shape[1] * FLOW_WIDTH // frames.shape[2]
-    gray = [cv2.cvtColor(cv2.resize(f, (FLOW_WIDTH, height), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
-            for f in frames]
-    judge = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    y, x = np.mgrid[:height, :FLOW_WIDTH].astype(np.float32)
-    dx, dy = x - FLOW_WIDTH / 2, y - height / 2
-    length = np.sqrt(dx * dx + dy * dy) + 1
-    shift, expansion = [], []
-    for a, b in zip(gray, gray[1:]):
-        flow = judge.calc(a, b, None)
-        shift.append(flow[:height // 2, :, 0].mean())
-        expansion.append(((flow[..., 0] * dx + flow[..., 1] * dy) / length)[height // 3:].mean())
-    return np.array(shift), np.array(expansion)
+    def __init__(self, args):
+        self.args, self.begin, self.dev = args, time.time(), device_setup()
+        self.plan = protocol.load(args.protocol or args.model / "evaluation.json")
+        if SMALL:
+            self.plan = protocol.small(self.plan, SMALL_LISTS)
+        self.model = checkpoint.load_model(args.model).to(self.dev).eval()
+        self.model.vae.to(memory_format=torch.channels_last)
+        self.tok = Tokenizer.from_file(str(args.model / "tokenizer" / "tokenizer.json"))
+        folder = args.judges or args.model / "judges"
+        self.judges = Judges(folder, self.dev)
+        self.table = json.loads((folder / "ceilings.json").read_text())
+        self.world = World(self.dev) if args.renderer else None
+        self.steps = args.steps or self.plan["steps"]
+        self.maker = self.maker_of(self.steps)
+        device = torch.cuda.get_device_name() if self.dev.type == "cuda" else "CPU"
+        about = {"model_sha256": checkpoint.model_hash(args.model), "steps": self.steps, "size": self.plan["size"],
+                 "device": device, "small": SMALL}
+        self.report = Report(args.out / "eval.json", about)
+
+    def maker_of(self, steps: int) -> Maker:
+        return Maker(self.model, self.tok, self.plan["size"], self.dev, steps)
+
+    def left(self) -> float:
+        """Seconds that are left."""
+        return self.args.seconds - (time.time() - self.begin)
+
+    def checked(self):
+        """The worst ceilings; judges below CEILING are named in the file, because their figures mean little."""
+        rows = {part: list(row) for part, row in ceilings.lowest(self.table).items()}
+        weak = {part: row for part, row in rows.items() if row[0] < CEILING}
+        self.report.table("ceilings", self.table)
+        self.report.table("ceilings_lowest", rows)
+        for part, (value, name) in weak.items():
+            self.report.say(f"ceiling of {part}: {value} for {name}, below {CEILING}")
+
+    # ---- parts
+    def ceilings(self):
+        """Measures the ceilings anew, in place of those stored with the judges."""
+        self.table = ceilings.measure(self.judges, self.world, 32 if SMALL else 2048)
+        self.checked()
+
+    def keys(self):
+        found = controls.measure(self.maker, self.judges, self.plan["keys"], self.world)
+        self.report.table("keys", found)
+        self.report.figure("keys_success", found["value"], found["count"], controls.ceiling(self.table))
+
+    def words(self):
+        plan = self.plan["instructions"]
+        found = words.changed(self.maker, self.judges, plan, plan["structured"], 201)
+        self.report.table("instructions", found)
+        for name, figure in words.FIGURE_OF.items():
+            if name in found["attributes"]:
+                row = found["attributes"][name]
+                self.report.figure(figure, row["value"], row["count"], words.mean_ceiling(self.table, [name]))
+        found = words.changed(self.maker, self.judges, plan, plan["text"], 202)
+        self.report.table("text_instructions", found)
+        names = list(found["attributes"])
+        self.report.figure("text_success", found["value"], found["count"], words.mean_ceiling(self.table, names))
+
+    def alignment(self):
+        found = words.alignment(self.maker, self.judges, self.plan["alignment"])
+        self.report.table("alignment", found)
+        for name in ("seen", "unseen", "paraphrases"):
+            row = found[name]
+            ceiling = words.mean_ceiling(self.table, list(row["attributes"]))
+            self.report.figure(f"alignment_{name}", row["value"], row["count"], ceiling)
+        if found["view"]:
+            ceiling = words.mean_ceiling(self.table, ["perspective"])
+            self.report.figure("view_success", found["view"]["value"], found["view"]["count"], ceiling)
+
+    def reconstruction(self):
+        rows = {}
+        for width, height in ((320, 192), (1280, 720)):
+            rows[f"{width}x{height}"] = row = quality.reconstruction(self.maker, self.world, width, height)
+            self.report.figure(f"psnr_{width}x{height}", row["value"], row["count"], None)
+        self.report.table("reconstruction", rows)
+
+    def frechet(self):
+        found = quality.distances(self.maker, self.judges, self.world, self.plan["alignment"])
+        self.report.table("frechet", found)
+        for name in ("image", "video"):
+            self.report.figure(f"frechet_{name}", found[name]["value"], found[name]["count"], found[name]["reference"])
+
+    def video(self):
+        found = video.measure(self.maker, self.judges, self.world)
+        self.report.table("video_prompts", found)
+        for kind, row in found.items():
+            self.report.figure(f"video_prompt_{kind}", row["value"], row["count"], None)
+
+    def drift(self, name: str):
+        """Long sessions; a small run only goes through the motions and gives no figure."""
+        plan = self.plan["drift"]
+        frames = SMALL_FRAMES if SMALL else plan["frames"][name]
+        found = long.measure(self.maker, self.judges, plan, frames, self.table["ranges"], self.left(), self.report)
+        if found is None:
+            return
+        self.report.table(f"drift_{name}", found)
+        if SMALL:
+            return
+        self.report.figure(f"drift_{name}", found["value"], found["count"], 1.0)
+        if name == "10min":
+            self.report.figure("collapsed_runs", found["collapsed"]["runs"], found["collapsed"]["count"],
+                               1 - self.table["ranges"]["inside"]["value"])
+
+    def drift_60s(self):
+        self.drift("60s")
+
+    def drift_10min(self):
+        self.drift("10min")
+
+    def step_counts(self):
+        """Keys, changes and alignment with other numbers of steps, on every second prompt."""
+        half = protocol.shortened(self.plan, max(SMALL_LISTS, len(self.plan["alignment"]["seen"]) // 2))
+        half["keys"]["prompts"] = half["keys"]["prompts"][::2]
+        rows = {}
+        for steps in (s for s in self.args.all_steps if s != self.steps):
+            maker, plan = self.maker_of(steps), half["instructions"]
+            keys = controls.measure(maker, self.judges, half["keys"])
+            changes = words.changed(maker, self.judges, plan, plan["structured"][::2], 201)
+            found = words.alignment(maker, self.judges, half["alignment"])
+            rows[str(steps)] = {"keys": keys, "instructions": changes, "alignment": found}
+            self.report.table("steps", rows)
+            self.report.say(f"{steps} steps: keys {keys['value']:.3f}, instructions {changes['value']:.3f}, "
+                            f"alignment {found['seen']['value']:.3f}")
+
+    def pictures(self):
+        out = self.args.out
+        shown = {"played": pictures.played(self.maker, self.plan["pictures"], out),
+                 "instructions": pictures.changing(self.maker, self.plan["instructions"], out),
+                 "alignment": pictures.best_and_worst(self.maker, self.judges, self.plan["alignment"], out)}
+        self.report.table("pictures", shown)
+
+    def run(self):
+        """All asked parts whose time is left."""
+        self.checked()
+        work = {name: getattr(self, "step_counts" if name == "steps" else name) for name in PARTS}
+        for name in (n for n in PARTS if n in self.args.parts):
+            seconds, renders = PARTS[name]
+            if renders and self.world is None:
+                self.report.say(f"{name} did not run: it needs the renderer")
+            elif self.left() < seconds:
+                self.report.say(f"{name} did not run: {self.left():.0f}s left, it takes {seconds}s or more")
+            else:
+                begin = time.time()
+                work[name]()
+                self.report.say(f"{name} took {time.time() - begin:.1f}s")
+        self.report.say(f"written: {self.report.path}")
 
 
-def opposite_keys(preview: Preview, count: int, frames: int, steps: int) -> dict:
-    """From the same frames: A against D by shift, W against S by expansion; share of clips with the right sign."""
-    measured = {}
-    for view, name in enumerate(captions.PERSPECTIVE):
-        for key in ("A", "D", "W", "S"):
-            keys = keys_of([(key, frames)], preview.dev)
-            made, truth, _, _ = preview.continuation(count, keys, 77, steps, perspective=view, weather=0, effects=0)
-            for kind, clip in (("made", made), ("truth", truth)):
-                # The first generated frames still carry the motion of the seed.
-                flows = [[v[SEED_FRAMES + 2:].mean() for v in flow_of(c.numpy())] for c in clip]
-                measured[name, key, kind] = np.array(flows)  # [B,2]
-    result = {}
-    for name in captions.PERSPECTIVE:
-        for kind in ("made", "truth"):
-            get = lambda key, i: measured[name, key, kind][:, i]
-            result[f"{name}_{kind}"] = {
-                "turn_sign": round(float((get("A", 0) > get("D", 0)).mean()), 3),
-                "turn_shift_a": round(float(get("A", 0).mean()), 3),
-                "turn_shift_d": round(float(get("D", 0).mean()), 3),
-                "walk_sign": round(float((get("W", 1) > get("S", 1)).mean()), 3),
-                "expansion_w": round(float(get("W", 1).mean()), 3), "expansion_s": round(float(get("S", 1).mean()), 3),
-            }
-    return result
+def part_list(text: str) -> list[str]:
+    """Comma separated names of parts."""
+    parts = text.split(",")
+    for part in parts:
+        if part not in PARTS:
+            raise argparse.ArgumentTypeError(f"{part!r}: allowed are {', '.join(PARTS)}")
+    return parts
 
 
-def drift(preview: Preview, count: int, frames: int, steps: int) -> dict:
-    """Statistics of a long rollout under random keys against rendered frames of the same worlds, by quarter."""
-    gen = torch.Generator(preview.dev).manual_seed(3)
-    keys = preview.world.random_keys(1, frames, gen)
-    biomes = torch.arange(count) % len(captions.BIOMES)
-    made, truth, latents, _ = preview.continuation(count, keys, 79, steps, biome=biomes)
-    result, size = {}, frames // 4
-    for q in range(4):
-        part = slice(SEED_FRAMES + q * size, SEED_FRAMES + (q + 1) * size)
-        a, b = made[:, part].float() / 255, truth[:, part].float() / 255
-        edge = lambda v: float((v[:, :, :, 1:] - v[:, :, :, :-1]).abs().mean())
-        result[f"frames_{q * size}_{(q + 1) * size}"] = {
-            "mean_color_error": round(float((a.mean((1, 2, 3)) - b.mean((1, 2, 3))).abs().mean()), 4),
-            "saturation_ratio": round(float((a.amax(-1) - a.amin(-1)).mean() / (b.amax(-1) - b.amin(-1)).mean()), 3),
-            "edge_ratio": round(edge(a) / edge(b), 3), "latent_deviation": round(float(latents[:, part].std()), 3),
-        }
-    return result
-
-
-def autoencoder(preview: Preview, count: int) -> dict:
-    """PSNR of encoded and decoded clips."""
-    truth, _, _ = preview.scene(count, keys_of([("W", 4)], preview.dev), 42)
-    with torch.no_grad(), preview.autocast():
-        vae = preview.model.vae
-        again = vae.decode(vae.encode(pixels.to_network(truth))[0])
-    x = pixels.to_network(truth)
-    return {"psnr": round(float(pixels.psnr(again.flatten(0, 1), x.flatten(0, 1)).mean()), 2)}
-
-
-def sheets(preview: Preview, out: Path, steps: int, tag: str):
-    """One picture: continuations above their truth, text-only starts, instructions."""
-    dev, every = preview.dev, 1 if SMALL else 10
-    script = [("W", 2), ("D", 2)] if SMALL else SCRIPT
-    made, truth, _, _ = preview.continuation(6, keys_of(script, dev), 7, steps, biome=torch.arange(6))
-    rows = [list(clip[3::every].numpy()) for a, b in zip(made[:4], truth[:4]) for clip in (a, b)]
-    columns = len(rows[0])
-    rows += [list(clip[3::every].numpy()) for clip in made[4:]]
-    frames = 2 if SMALL else 4
-    _, _, attrs = preview.scene(2 * columns, keys_of([("W", 1)], dev), 8, biome=torch.arange(2 * columns) % 6)
-    made, _ = preview.run(preview.stream(2 * columns, attrs, 8), keys_of([("W", frames)], dev), steps)
-    rows += [[clip[-1].numpy() for clip in made[i * columns:(i + 1) * columns]] for i in range(2)]
-    count, length = len(FREE_INSTRUCTIONS), 3 if SMALL else 96
-    truth, _, attrs = preview.scene(count, keys_of([("W", 1)], dev), 9, lighting=0, weather=0, effects=0,
-                                    biome=torch.arange(count))
-    made, _ = preview.run(preview.stream(count, attrs, 9), keys_of([("W", length)], dev), steps,
-                          truth[:, :SEED_FRAMES], FREE_INSTRUCTIONS, at=4 if not SMALL else 1)
-    rows += [list(clip[3::every].numpy())[:columns] for clip in made]
-    pixels.save_png(out / f"sheet_{tag}.png", pixels.sheet(rows))
+def step_list(text: str) -> list[int]:
+    """Comma separated numbers of steps."""
+    return [int(part) for part in text.split(",")]
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "out")))
-    parser.add_argument("--parts", default="sheet,vae,keys,drift")
-    parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument("--clips", type=int, default=2 if SMALL else 24)
-    parser.add_argument("--long", type=int, default=8 if SMALL else 240, help="frames of the drift rollout")
-    parser.add_argument("--context-noises", default="0.05", help="the drift test is done for each, comma separated")
-    parser.add_argument("--size", default="96x64" if SMALL else "320x192")
-    parser.add_argument("--tag", default="eval")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    p = commands.add_parser("protocol", help="write the fixed prompts, keys and changes")
+    p.add_argument("model", type=Path)
+    p = commands.add_parser("run", help="measure")
+    p.add_argument("model", type=Path)
+    p.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "out")))
+    p.add_argument("--judges", type=Path, help="folder of the judges (default: MODEL/judges)")
+    p.add_argument("--protocol", type=Path, help="default: MODEL/evaluation.json")
+    p.add_argument("--parts", type=part_list, default=[n for n in PARTS if n != "ceilings"],
+                   help=f"comma separated, of {', '.join(PARTS)} (default: all but ceilings)")
+    p.add_argument("--seconds", type=float, default=1e9 if SMALL else 150.0, help="time of this call in all")
+    p.add_argument("--steps", type=int, help="passes a frame (default: the protocol's)")
+    p.add_argument("--all-steps", type=step_list, default=[1, 2, 4], help="numbers that the part steps compares")
+    p.add_argument("--renderer", type=int, default=1, help="0: only the parts without rendered frames")
     args = parser.parse_args()
+    if args.command == "protocol":
+        path = args.model / "evaluation.json"
+        path.write_text(protocol.text_of(protocol.build()))
+        print(f"{path}: {path.stat().st_size} bytes")
+        return
     args.out.mkdir(parents=True, exist_ok=True)
-    dev = device_setup()
-    model = checkpoint.load_model(args.model).to(dev).eval()
-    tok = tokenizer.Tokenizer.from_file(str(args.model / "tokenizer" / "tokenizer.json"))
-    width, height = map(int, args.size.split("x"))
-    preview = Preview(model, World(dev), tok, (height, width))
-    result = {"model_sha256": checkpoint.model_hash(args.model), "steps": args.steps, "size": args.size}
-    work = {"vae": lambda: autoencoder(preview, args.clips),
-            "keys": lambda: opposite_keys(preview, args.clips, 4 if SMALL else 12, args.steps)}
-    for noise in map(float, args.context_noises.split(",")):
-        def measure(noise=noise):
-            preview.context_noise = noise
-            return drift(preview, args.clips, args.long, args.steps)
-        work[f"drift_{noise}"] = measure
-    for name, measure in {"sheet": lambda: sheets(preview, args.out, args.steps, args.tag), **work}.items():
-        if name.split("_")[0] in args.parts.split(","):
-            begin = time.time()
-            value = measure()
-            if value is not None:
-                result[name] = value
-            (args.out / f"{args.tag}.json").write_text(json.dumps(result, indent=1) + "\n")
-            print(f"{name} {time.time() - begin:.1f}s {json.dumps(value)}", flush=True)
+    Evaluation(args).run()
 
 
 if __name__ == "__main__":

@@ -3,67 +3,93 @@
 #
 #   run_gpu.sh MINUTES PLAN START
 #
-# PLAN   first   foundation, the first part of its plan; then a short evaluation
-#        second  the rest of the foundation's plan, then InstructNet with the foundation frozen; then the evaluation
-#        whole   all of it in one call
+# PLAN   perception  autoencoder, text encoder and judges side by side, then a minute of the foundation as a trial
+#        foundation  the larger part of the foundation's plan
+#        finish      the rest of it, InstructNet with the foundation frozen, then the evaluation
 # START  model folder to start from where STATE has nothing to go on with
 #
-# OUT gets model.tar.* (the model folder in parts, renewed every 100 s), train.log, sheet_*.png and *.json.
-# STATE (default /tmp/gamegen-state) keeps the full state, the built renderer and the compiler's cache.
+# OUT gets model.tar.* (the model folder in parts), logs, pictures and tables. STATE (default /tmp/gamegen-state) keeps
+# the full state, the built renderer and the compiler's cache. TEACHER is the file of `train_text.py teacher`.
 set -u
 minutes=$1 plan=$2 start=$3
 here=$(cd "$(dirname "$0")" && pwd)
 export OUT=${OUT:-out} STATE=${STATE:-/tmp/gamegen-state}
 export TORCHINDUCTOR_CACHE_DIR=$STATE/inductor TRITON_CACHE_DIR=$STATE/triton
-export PYTORCH_ALLOC_CONF=expandable_segments:True
+export PYTORCH_ALLOC_CONF=expandable_segments:True PYTHONUNBUFFERED=1
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-8}
 mkdir -p "$OUT" "$STATE"
 python=${PYTHON:-python3}
 begin=$(date +%s)
-end=$(awk "BEGIN { print int($begin + 60 * $minutes - 10) }")
+end=$(awk "BEGIN { print int($begin + 60 * $minutes - 8) }")
+gpus=$("$python" -c "import torch; print(max(1, torch.cuda.device_count()))")
+[ "${GAMEGEN_SMALL:-0}" = 1 ] && gpus=${PROCESSES:-1}
+last=$((gpus - 1))
+echo "$gpus processes, $((end - begin)) s"
 
-# at SHARE: the moment when that share of the time is over, in seconds since 1970.
-at() { awk "BEGIN { print int($begin + ($end - $begin) * $1) }"; }
+left() { echo $((end - $(date +%s) - $1)); } # left RESERVE: seconds until RESERVE seconds before the end
 
 # train SCRIPT UNTIL ARGUMENT...: a failed run goes on from its last state, not compiled and with a smaller batch.
 train() {
     script=$1 until=$2
     shift 2
-    "$python" "$here/$script" --until "$until" "$@" && return
+    launch="$python"
+    [ "$gpus" -gt 1 ] && launch="$python -m torch.distributed.run --standalone --nproc_per_node=$gpus"
+    $launch "$here/$script" --until "$until" "$@" && return
+    [ "$until" -gt "$(date +%s)" ] || return
     echo "$script failed; once more without compilation" >&2
     safe="--compile 0"
     [ "${GAMEGEN_SMALL:-0}" = 1 ] || safe="$safe --batch 24"
-    "$python" "$here/$script" --until "$until" "$@" $safe
+    $launch "$here/$script" --until "$until" "$@" $safe
 }
 
+# The renderer is compiled once, before processes race for it.
 "$python" -c "import sys; sys.path.insert(0, '$here'); from gamegen.world import build; import torch
 print(build(torch.cuda.is_available()))" || exit 1
-reserve=${EVAL_SECONDS:-55}
+
+perception() {
+    trial=${TRIAL_SECONDS:-95}
+    m=$(awk "BEGIN { print ($(left "$trial")) / 60 }")
+    base=$STATE/base
+    rm -rf "$base"
+    cp -r "$start" "$base"
+    CUDA_VISIBLE_DEVICES=0 "$python" "$here/train_vae.py" --start "$start" --minutes "$m" ${VAE:-} &
+    vae=$!
+    CUDA_VISIBLE_DEVICES=$last "$python" "$here/train_judges.py" --minutes "$m" --out "$OUT" ${JUDGES:-} &
+    judges=$!
+    CUDA_VISIBLE_DEVICES=$last "$python" "$here/train_text.py" train --teacher "$TEACHER" --out "$base" ${TEXT:-}
+    echo "text encoder: status $?"
+    wait $vae
+    echo "autoencoder: status $?"
+    wait $judges
+    echo "judges: status $?"
+    [ -d "$OUT/judges" ] && cp -r "$OUT/judges" "$base/"
+    [ -d "$STATE/model-vae/vae" ] && rm -rf "$base/vae" && cp -r "$STATE/model-vae/vae" "$base/vae"
+    tar cf "$STATE/perception.tar" -C "$base" vae text_encoder tokenizer judges
+    split -b 15M -d -a 1 "$STATE/perception.tar" "$OUT/perception.tar."
+    train train_foundation.py $((end - 5)) --start "$base" --state "$STATE/trial" --to-fraction 0.05 --reserve 4 \
+        ${FOUNDATION:-}
+    rm -rf "$OUT"/model.tar.* "$OUT/judges"
+}
+
 case $plan in
-first)
-    train train_foundation.py $((end - reserve)) --start "$start" --to-fraction 0.6 ${FOUNDATION:-}
-    parts=sheet,keys,drift
-    ;;
-second)
-    train train_foundation.py "$(at 0.52)" --start "$start" --from-fraction 0.6 ${FOUNDATION:-}
-    ;;
-whole)
-    train train_foundation.py "$(at 0.62)" --start "$start" ${FOUNDATION:-}
+perception) perception ;;
+foundation) train train_foundation.py $((end - 5)) --start "$start" --to-fraction "${TO:-0.7}" ${FOUNDATION:-} ;;
+finish)
+    train train_foundation.py "$(awk "BEGIN { print int($begin + ${FOUNDATION_SECONDS:-190}) }")" --start "$start" \
+        --from-fraction "${FROM:-0.7}" --large-from 0 ${FOUNDATION:-}
+    [ -d "$STATE/model" ] && start=$STATE/model
+    train train_instructnet.py $((end - ${EVAL_SECONDS:-150})) --start "$start" ${INSTRUCTNET:-}
+    echo "evaluation: $(left 4) s left"
+    timeout "$(left 4)" "$python" "$here/eval.py" "$STATE/model" --out "$OUT" ${EVAL:-}
     ;;
 *)
     echo "unknown plan: $plan" >&2
     exit 64
     ;;
 esac
-if [ "$plan" != first ]; then
-    [ -d "$STATE/model" ] && start=$STATE/model
-    train train_instructnet.py $((end - reserve)) --start "$start" ${INSTRUCTNET:-}
-    parts=sheet,vae,keys,drift
-fi
-left=$((end - $(date +%s)))
-[ "$left" -gt 0 ] || left=1
-echo "evaluation: $left s left"
-timeout "$left" "$python" "$here/eval.py" "$STATE/model" --tag "$plan" --parts "$parts" \
-    --context-noises "${NOISES:-0.05,0.15}"
 status=$?
+# Everything small in one file: logs, tables, pictures, clips.
+(cd "$OUT" && tar czf "$STATE/report.tar.gz" $(ls | grep -v '\.tar') && rm -rf $(ls | grep -v '\.tar') &&
+    mv "$STATE/report.tar.gz" .)
 ls -l "$OUT"
 exit $status

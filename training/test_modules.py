@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from export import export
-from gamegen import captions, checkpoint, examples, msdit, tokenizer
+from gamegen import captions, checkpoint, examples, msdit, tokenizer, vae
 from gamegen.sampler import Stream
 
 TOLERANCE = 2e-5
@@ -36,6 +36,18 @@ def test_shapes(model):
     mean, log_variance = model.vae.encode(x)
     assert mean.shape == log_variance.shape == (2, 3, 64, 2, 3)
     assert model.vae.decode(mean).shape == x.shape
+
+
+def test_two_fold_scale_starts_as_the_small_picture(model):
+    state = model.vae.state_dict()
+    vae_model = vae.AutoencoderKLCausal3D(model.vae.cfg).eval()
+    vae_model.load_state_dict(vae.start_two_fold(state))
+    x = torch.rand(1, 2, 3, 64, 96) * 2 - 1
+    large = x.repeat_interleave(2, 3).repeat_interleave(2, 4)
+    mean = vae_model.encode(x)[0]
+    assert (vae_model.encode(large, 2)[0] - mean).abs().max() < 1e-3
+    assert vae_model.decode(mean, scale=2).shape == large.shape
+    assert vae.scale_of(model.vae.cfg, 1280, 720) == 2 and vae.scale_of(model.vae.cfg, 640, 360) == 1
 
 
 def test_vae_is_causal_and_streams(model):
@@ -107,6 +119,24 @@ def test_untrained_instructnet_changes_nothing():
     a = sequence(model, x, x, has, torch.zeros(1, 2, 6))
     b = sequence(model, x, x, has, torch.ones(1, 2, 6))
     assert torch.equal(a, b) and a.abs().max() > 0
+
+
+def test_a_video_prompt_acts_on_its_clips_only(model):
+    latents, kinds = torch.randn(3, 2, 64, 2, 2), torch.tensor([-1, 0, 2])
+    features = model.instructnet.video_features(latents, kinds)
+    assert features.shape == (3, 2, 4, 384) and not features[0].any() and features[1:].abs().amax((1, 2, 3)).min() > 0
+    alone = model.instructnet.video_features(latents[1:2], kinds[1:2])
+    assert torch.allclose(features[1:2], alone, atol=1e-6)
+
+
+def test_rows_of_a_batch_have_their_roles():
+    for batch in (4, 8, 10, 24, 40, 48):
+        for images in (True, False):
+            layout = examples.Layout.of(batch, images)
+            assert 0 <= layout.base_from < layout.base_to < layout.student_to < batch, (batch, layout)
+            assert (layout.image > 0) == images
+    weight = examples.horizon_weight(torch.tensor([99, 3]), 16, 0)
+    assert weight[0].eq(1).all() and weight[1, 0] == 1 and weight[1, -1] < 0.5
 
 
 def test_storage(model):

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Foundation phase: MSDiT and text encoder, with InstructNet's keys in most clips (GameGen-X, section 4.1).
 
-Contexts are real latents or the model's own streamed rollouts; every step also trains steps of size 1, 1/2 and 1/4.
+Contexts are real latents or the model's own streamed rollouts; every step also trains steps of size 1 to 1/8. The
+text encoder is frozen (train_text.py).
 """
 import sys
 
@@ -12,10 +13,9 @@ from gamegen.trainer import Trainer, arguments
 def main():
     parser = arguments(__doc__)
     parser.add_argument("--lr", type=float, default=7e-4)
-    parser.add_argument("--p-event", type=float, default=0.25)
-    parser.add_argument("--reserve", type=float, default=10.0, help="seconds kept for the last save")
+    parser.add_argument("--p-event", type=float, default=0.4)
     args = parser.parse_args()
-    Trainer(args, "foundation", False, args.p_event, args.lr, Mix()).run(args.reserve)
+    Trainer(args, "foundation", False, args.p_event, args.lr, Mix()).run()
 
 
 if __name__ == "__main__":

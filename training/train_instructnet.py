@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""InstructNet phase: the foundation is frozen, the clips change light, weather or effect (GameGen-X, section 4.2)."""
+"""InstructNet phase: the foundation is frozen, the clips change light, weather or effect, and half
+of them have a video prompt (GameGen-X, section 4.2)."""
 import sys
 
 from gamegen.examples import Mix
@@ -10,11 +11,10 @@ def main():
     parser = arguments(__doc__)
     parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--p-event", type=float, default=0.85)
-    parser.add_argument("--reserve", type=float, default=10.0, help="seconds kept for the last save")
-    parser.set_defaults(ema=0.998)
+    parser.set_defaults(ema=0.998, guidance=1.75, p_video=0.5, large_from=0.3, large_every=4)
     args = parser.parse_args()
-    mix = Mix(image=0.0, text_dropped=0.05, instruct_off=0.0)
-    Trainer(args, "instructnet", True, args.p_event, args.lr, mix).run(args.reserve)
+    mix = Mix(images=False, text_start=0.15, instruct_off=0.0, keys_dropped=0.5)
+    Trainer(args, "instructnet", True, args.p_event, args.lr, mix).run()
 
 
 if __name__ == "__main__":

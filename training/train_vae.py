@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Trains the causal autoencoder: Laplacian L1, a small KL term, and a patch discriminator in the second half.
+"""Trains the causal autoencoder: Laplacian L1, squares, a small KL term, and a patch discriminator in the second half.
 
-GameGen-X, arXiv 2411.00769, section 3.1. Frames come from the renderer, as whole small frames and as crops of larger
-ones. The result is a model folder with the new autoencoder; everything else in it stays as in --start.
+GameGen-X, arXiv 2411.00769, section 3.1. Frames come from the renderer: whole small frames, crops of 640x384 frames,
+and crops of 1280x768 frames for the two-fold scale, half of which are encoded from their small picture, so that the
+large pictures can be decoded from latents of either kind. The result is a model folder with the new autoencoder;
+everything else in it stays as in --start.
 """
 import argparse
 import os
@@ -15,15 +17,17 @@ import torch.nn.functional as F
 from torch import nn
 
 from export import export
-from gamegen import checkpoint, pixels, tokenizer, vae
+from gamegen import checkpoint, pixels, vae
 from gamegen.optim import Average, rate
 from gamegen.trainer import SMALL, Log, device_setup
 from gamegen.world import F_CROP_X, F_CROP_Y, F_FULL_H, F_FULL_W, World
 
-FULL_SIZES = ((0, 0), (640, 352), (0, 0), (1280, 704))  # (0, 0): the frame itself; otherwise crops of such a frame
+# Kinds of clips: size of the rendered frame that a crop is taken from ((0, 0): the small frame itself), scale.
+KINDS = (((0, 0), 1), ((640, 384), 1), ((1280, 768), 2))
+CYCLE = (0, 2, 0, 1, 2)  # the kind of each step, over and over
 WARM_FRAMES = 40
 GAN_RISE = 0.05  # part of the plan over which the adversarial weight rises
-KL_WEIGHT, GAN_WEIGHT, FEATURE_WEIGHT = 1e-4, 0.025, 0.1
+KL_WEIGHT, GAN_WEIGHT, FEATURE_WEIGHT, SQUARE_WEIGHT = 1e-4, 0.01, 0.06, 4.0
 
 
 class Discriminator(nn.Module):
@@ -50,7 +54,7 @@ class Discriminator(nn.Module):
 def pyramid_loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Smooth L1 of pixels plus L1 of three Laplacian bands; inputs [B,T,3,H,W]."""
     d = (x - y).flatten(0, 1)
-    loss = torch.sqrt(d * d + 1e-4).mean()
+    loss = torch.sqrt(d * d + 1e-4).mean() + SQUARE_WEIGHT * (d * d).mean()
     for _ in range(3):
         small = F.avg_pool2d(d, 2)
         band = d - F.interpolate(small, scale_factor=2, mode="bilinear", align_corners=False)
@@ -67,7 +71,7 @@ class VaeTrainer:
         self.log, self.dev = Log(args.out / "train_vae.log"), device_setup()
         self.cuda = self.dev.type == "cuda"
         args.state.mkdir(parents=True, exist_ok=True)
-        self.model = checkpoint.load_model(args.start) if args.start else checkpoint.new_model(len(tokenizer.words()))
+        self.model = checkpoint.load_model(args.start, upgrade=True)
         if args.fresh:
             self.model.vae = vae.AutoencoderKLCausal3D(vae.default_config())
         self.vae = self.model.vae.to(self.dev).to(memory_format=torch.channels_last)
@@ -79,8 +83,9 @@ class VaeTrainer:
         self.restore()
         self.gen = torch.Generator(self.dev).manual_seed(args.seed + int(self.begin) % 100000)
         self.world = World(self.dev)
-        self.pool = torch.zeros(args.pool, args.frames, args.height, args.width, 3, dtype=torch.uint8, device=self.dev)
-        self.filled = self.next = 0
+        self.pools = [torch.zeros(args.pool, args.frames, scale * args.height, scale * args.width, 3,
+                                  dtype=torch.uint8, device=self.dev) for _, scale in KINDS]
+        self.filled, self.next = [0] * len(KINDS), [0] * len(KINDS)
 
     def path(self) -> Path:
         return self.args.state / "vae.pt"
@@ -100,31 +105,40 @@ class VaeTrainer:
         self.log(f"state {self.path()}: fraction {self.fraction:.3f}, {self.steps} steps")
 
     def render(self, count: int, kind: int):
-        """Adds `count` clips of one of FULL_SIZES to the pool."""
-        args = self.args
+        """Adds `count` clips of one of KINDS to its pool."""
+        args, (full, scale) = self.args, KINDS[kind]
+        height, width = scale * args.height, scale * args.width
         state, _ = self.world.reset(count, self.gen)
         keys = self.world.random_keys(count, WARM_FRAMES + args.frames, self.gen)
         params = self.world.simulate(state, keys)[:, WARM_FRAMES:].contiguous()
-        width, height = FULL_SIZES[kind % len(FULL_SIZES)]
-        if width:
+        if full[0]:
             place = torch.rand(2, count, 1, generator=self.gen, device=self.dev)
-            params[:, :, F_CROP_X] = (place[0] * (width - args.width)).floor()
-            params[:, :, F_CROP_Y] = (place[1] * (height - args.height)).floor()
-            params[:, :, F_FULL_W], params[:, :, F_FULL_H] = width, height
-        rows = (torch.arange(count, device=self.dev) + self.next) % args.pool
-        self.pool[rows] = self.world.render(params, args.height, args.width)
-        self.next = (self.next + count) % args.pool
-        self.filled = min(args.pool, self.filled + count)
+            params[:, :, F_CROP_X] = (place[0] * (full[0] - width)).floor()
+            params[:, :, F_CROP_Y] = (place[1] * (full[1] - height)).floor()
+            params[:, :, F_FULL_W], params[:, :, F_FULL_H] = full
+        rows = (torch.arange(count, device=self.dev) + self.next[kind]) % args.pool
+        self.pools[kind][rows] = self.world.render(params, height, width)
+        self.next[kind] = (self.next[kind] + count) % args.pool
+        self.filled[kind] = min(args.pool, self.filled[kind] + count)
+
+    def encode(self, x: torch.Tensor, scale: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Moments of x; at scale 2 the second half of the batch is encoded from the small picture."""
+        if scale == 1 or x.shape[0] < 2:
+            return self.vae.encode(x, scale)
+        half = x.shape[0] // 2
+        small = F.avg_pool2d(x[half:].flatten(0, 1), 2).reshape(x.shape[0] - half, x.shape[1], 3, x.shape[3] // 2, -1)
+        parts = self.vae.encode(x[:half], 2), self.vae.encode(small, 1)
+        return torch.cat([parts[0][0], parts[1][0]]), torch.cat([parts[0][1], parts[1][1]])
 
     def autocast(self):
         return torch.autocast(self.dev.type, torch.bfloat16, enabled=self.cuda)
 
-    def generator_loss(self, x: torch.Tensor):
+    def generator_loss(self, x: torch.Tensor, scale: int):
         """Loss of the autoencoder on x, and the reconstruction."""
         with self.autocast():
-            mean, log_variance = self.vae.encode(x)
+            mean, log_variance = self.encode(x, scale)
             z = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
-            y = self.vae.decode(z)
+            y = self.vae.decode(z, scale=scale)
         y = y.float()
         kl = 0.5 * (mean * mean + log_variance.exp() - 1 - log_variance).mean()
         loss = pyramid_loss(y, x) + KL_WEIGHT * kl
@@ -152,11 +166,13 @@ class VaeTrainer:
     def step(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """One update; returns the reconstruction, its original and the loss."""
         args = self.args
-        self.render(args.render, self.steps)
-        x = pixels.to_network(self.pool[torch.randint(0, self.filled, (args.batch,), device=self.dev)])
+        kind = CYCLE[self.steps % len(CYCLE)]
+        self.render(args.render if KINDS[kind][1] == 1 else args.render // 2, kind)
+        batch = args.batch if KINDS[kind][1] == 1 else args.batch // 2
+        x = pixels.to_network(self.pools[kind][torch.randint(0, self.filled[kind], (batch,), device=self.dev)])
         for group in self.optimizer.param_groups:
             group["lr"] = args.lr * rate(self.fraction, 0.01, 0.6, 0.03)
-        loss, y = self.generator_loss(x)
+        loss, y = self.generator_loss(x, KINDS[kind][1])
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.vae.parameters(), 1.0)
@@ -178,24 +194,36 @@ class VaeTrainer:
         self.average.swap()
         gen = torch.Generator(self.dev).manual_seed(1234)
         clips = self.world.clips(4 if SMALL else 128, args.frames, args.height, args.width, gen)["frames"]
-        x = pixels.to_network(clips[:2 if SMALL else 16])
         with self.autocast():
             means = torch.cat([self.vae.encode(pixels.to_network(part))[0] for part in clips.split(16)])
-            self.vae.latents_mean.copy_(means.mean((0, 1, 3, 4)))
-            self.vae.latents_std.copy_(means.std((0, 1, 3, 4)).clamp(min=1e-3))
-            y = self.vae.decode(self.vae.encode(x)[0])
-        quality = pixels.psnr(y.flatten(0, 1), x.flatten(0, 1)).mean().item()
-        self.log(f"fresh clips {args.width}x{args.height}: {quality:.2f} dB")
-        rows = [[clips[i, -1].cpu().numpy(), pixels.to_bytes(y)[i, -1].cpu().numpy()] for i in range(len(x))]
-        pixels.save_png(args.out / "sheet_vae.png", pixels.sheet(rows[:8]))
+        self.vae.latents_mean.copy_(means.mean((0, 1, 3, 4)))
+        self.vae.latents_std.copy_(means.std((0, 1, 3, 4)).clamp(min=1e-3))
+        for (full, scale), name in zip(KINDS, ("small", "middle", "large")):
+            height, width = (full[1], full[0]) if full[0] and not SMALL else (scale * args.height, scale * args.width)
+            self.check(height, width, scale, name)
         self.model.to("cpu")
-        export(self.model, args.state / "model-vae", [[args.width, args.height]])
+        export(self.model, args.state / "model-vae", args.start)
+
+    def check(self, height: int, width: int, scale: int, name: str):
+        """Logs PSNR and writes pictures of fresh whole frames of worlds that training never sees."""
+        gen, count = torch.Generator(self.dev).manual_seed(4321), 2 if SMALL else 48
+        quality, rows = [], []
+        for _ in range(count // (2 if SMALL else 8)):
+            frames = self.world.clips(2 if SMALL else 8, 2, height, width, gen, split="test", unseen="any")["frames"]
+            x = pixels.to_network(frames)
+            with self.autocast():
+                y = self.vae.decode(self.vae.encode(x, scale)[0], scale=scale)
+            quality.append(pixels.psnr(y.flatten(0, 1), x.flatten(0, 1)))
+            rows.append([frames[0, -1].cpu().numpy(), pixels.to_bytes(y)[0, -1].cpu().numpy()])
+        self.log(f"test worlds {width}x{height} scale {scale}: {torch.cat(quality).mean().item():.2f} dB")
+        pixels.save_png(self.args.out / f"sheet_vae_{name}.png", pixels.sheet(rows[:6 if scale == 1 else 3]))
 
     def run(self):
         """Trains until the time is over."""
         args = self.args
-        while self.filled < min(args.pool, 20 * args.render):
-            self.render(args.render, self.next)
+        for kind in range(len(KINDS)):
+            while self.filled[kind] < min(args.pool, 20 * args.render):
+                self.render(args.render, kind)
         begin, first, printed = time.time(), self.fraction, 0.0
         end = self.begin + 60 * args.minutes - args.reserve
         while time.time() < end and not (args.max_steps and self.steps >= args.max_steps):
@@ -211,7 +239,7 @@ class VaeTrainer:
 
 def main():
     p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("--start", type=Path, help="model folder whose other parts are kept (default: fresh ones)")
+    p.add_argument("--start", type=Path, required=True, help="model folder whose other parts are kept")
     p.add_argument("--fresh", action="store_true", help="start the autoencoder anew")
     p.add_argument("--state", type=Path, default=Path(os.environ.get("STATE", "/tmp/gamegen-state")))
     p.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "out")))
@@ -224,7 +252,7 @@ def main():
     p.add_argument("--height", type=int, default=64 if SMALL else 192)
     p.add_argument("--width", type=int, default=96 if SMALL else 320)
     p.add_argument("--render", type=int, default=1 if SMALL else 12, help="new clips a step")
-    p.add_argument("--pool", type=int, default=8 if SMALL else 3000)
+    p.add_argument("--pool", type=int, default=8 if SMALL else 1200)
     p.add_argument("--lr", type=float, default=6e-4)
     p.add_argument("--gan-from", type=float, default=0.5)
     p.add_argument("--max-steps", type=int, default=0)

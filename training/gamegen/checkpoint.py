@@ -122,11 +122,30 @@ CLASSES = {"vae": vae.AutoencoderKLCausal3D, "text_encoder": text_encoder.T5Enco
            "instructnet": instructnet.InstructNet}
 
 
-def load_model(folder) -> Model:
-    """Reads a model folder into f32 modules."""
+def upgraded(name: str, cfg: dict, state: dict) -> tuple[dict, dict]:
+    """Configuration and weights of a part in today's shape: what an older folder lacks starts anew."""
+    if name == "vae" and "encoder.conv_in_2x.weight" not in state:
+        return vae.default_config(), vae.start_two_fold(state)
+    if name == "instructnet" and cfg["every"] != instructnet.default_config()["every"]:
+        # The old fusion blocks sat after blocks 0, 3 and 6; each new one starts from the nearest.
+        fresh = instructnet.InstructNet(instructnet.default_config()).state_dict()
+        near = {0: 0, 2: 3, 4: 3, 6: 6}
+        for key in fresh:
+            parts = key.split(".")
+            old = ".".join(["blocks", str(near[int(parts[1])]), *parts[2:]]) if parts[0] == "blocks" else key
+            if old in state:
+                fresh[key] = state[old]
+        return instructnet.default_config(), fresh
+    return cfg, state
+
+
+def load_model(folder, upgrade: bool = False) -> Model:
+    """Reads a model folder into f32 modules; `upgrade` accepts folders of before today's layers."""
     modules = []
     for name, make in CLASSES.items():
         cfg, state = load_part(Path(folder) / name)
+        if upgrade:
+            cfg, state = upgraded(name, cfg, state)
         module = make(cfg)
         module.load_state_dict(state)
         modules.append(module)

@@ -4,9 +4,12 @@ from dataclasses import dataclass
 
 import torch
 
-from . import captions, tokenizer
+from . import captions, tokenizer, video_prompts
+from .instructnet import VIDEO_PROMPTS
 from .pixels import to_network
 
+CAPTION_TOKENS, INSTRUCTION_TOKENS = 160, 32  # lengths that texts are padded to in training
+NO_CHANGE = -10**7  # `at` of a clip in which nothing changes
 ENCODE_FRAMES = 544  # frames of 320x192 that are encoded at once on a GPU
 FREE_INSTRUCTION = 0.45  # share of changes that are told in free words
 DAMAGE_SHARE = 0.5  # share of captions with unknown and dropped words
@@ -14,12 +17,13 @@ DAMAGE_SHARE = 0.5  # share of captions with unknown and dropped words
 
 @dataclass
 class PoolConfig:
-    """Sizes of a pool: frames a clip, pixels, clips, share of clips with a change, samples a pixel."""
+    """Sizes of a pool: frames a clip, pixels, clips, share of clips with a change, with a video prompt, samples."""
     frames: int
     height: int
     width: int
     clips: int
     p_event: float
+    p_video: float = 0.0
     samples: int = 2
 
 
@@ -37,8 +41,10 @@ class ClipPool:
         self.latents = torch.zeros(p, n, z, h, w, dtype=dtype, device=dev)
         self.keys = torch.zeros(p, n, 6, dtype=torch.uint8, device=dev)
         self.at = torch.zeros(p, dtype=torch.long, device=dev)
-        self.caption = torch.zeros(p, tokenizer.MAX_LENGTH, dtype=torch.long, device=dev)
-        self.instruction = torch.zeros(p, 2, tokenizer.MAX_LENGTH, dtype=torch.long, device=dev)
+        self.caption = torch.zeros(p, CAPTION_TOKENS, dtype=torch.long, device=dev)
+        self.instruction = torch.zeros(p, 2, INSTRUCTION_TOKENS, dtype=torch.long, device=dev)
+        self.video_kind = torch.full((p,), -1, dtype=torch.long, device=dev)
+        self.video = torch.zeros_like(self.latents) if cfg.p_video else None
         self.next = self.filled = self.rendered = 0
 
     def texts(self, clip: dict, count: int) -> tuple[list[str], list[str]]:
@@ -49,13 +55,40 @@ class ClipPool:
         caps, instructions = [], []
         for i in range(count):
             # The prompt mostly stays what it was before a change, as it does in a session.
-            shown = before[i] if at[i] > 0 or rng.random() < 0.5 else after[i]
+            shown = before[i] if at[i] > 0 or rng.random() < 0.6 else after[i]
             text = captions.caption(shown, rng, moves[i])
             caps.append(captions.damage(text, rng) if rng.random() < DAMAGE_SHARE else text)
             free = captions.change(before[i], after[i], rng) if rng.random() < FREE_INSTRUCTION else None
-            plain = [captions.instruction(captions.known(v[i], rng)) for v in (before, after)]
-            instructions += [plain[0], free or plain[1]]
+            instructions += [self.structured(before[i], None), free or self.structured(after[i], before[i])]
         return caps, instructions
+
+    def structured(self, values: list[int], before: list[int] | None) -> str:
+        """A structured instruction of a random subset of what holds; what changed since `before` is always in it."""
+        known = {}
+        for i, (name, names) in enumerate(captions.ATTRIBUTES):
+            if name in ("lighting", "weather", "effects"):
+                if (before is not None and before[i] != values[i]) or self.rng.random() < 0.4:
+                    known[name] = names[values[i]]
+        return captions.instruction(known)
+
+    def control(self, clip: dict, kinds: torch.Tensor) -> torch.Tensor:
+        """Latents [B,T,Z,h,w] of the control pictures of clips by kind [B] (-1: zeros)."""
+        out = torch.zeros(*clip["frames"].shape[:2], *self.latents.shape[2:], device=kinds.device)
+        height, width = self.cfg.height, self.cfg.width
+        for index, name in enumerate(VIDEO_PROMPTS):
+            rows = (kinds == index).nonzero()[:, 0]
+            if not len(rows):
+                continue
+            frames = clip["frames"][rows]
+            if name == "canny":
+                pictures = video_prompts.canny(frames.flatten(0, 1)).reshape(frames.shape)
+            elif name == "motion_vectors":
+                pictures = video_prompts.motion_vectors(frames)
+            else:
+                joints = self.world.pose(clip["params"][rows], height, width)
+                pictures = video_prompts.pose_picture(joints.flatten(0, 1), height, width).reshape(frames.shape)
+            out[rows] = self.encode(pictures)
+        return out
 
     @torch.no_grad()
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
@@ -73,13 +106,20 @@ class ClipPool:
         count = min(count, cfg.clips)
         clip = self.world.clips(count, cfg.frames, cfg.height, cfg.width, self.gen, cfg.samples, cfg.p_event)
         latents = self.encode(clip["frames"])
+        changed = (clip["before"] != clip["after"]).any(1)
+        clip["at"] = torch.where(changed, clip["at"], torch.full_like(clip["at"], NO_CHANGE))
         caps, instructions = self.texts(clip, count)
         rows = (torch.arange(count, device=dev) + self.next) % cfg.clips
         self.latents[rows] = latents.to(self.latents.dtype)
         self.keys[rows] = clip["keys"].to(torch.uint8)
         self.at[rows] = clip["at"]
-        self.caption[rows] = tokenizer.encode(self.tok, caps, dev)
-        self.instruction[rows] = tokenizer.encode(self.tok, instructions, dev).reshape(count, 2, -1)
+        self.caption[rows] = tokenizer.encode(self.tok, caps, dev, CAPTION_TOKENS)
+        self.instruction[rows] = tokenizer.encode(self.tok, instructions, dev, INSTRUCTION_TOKENS).reshape(count, 2, -1)
+        if self.video is not None:
+            kinds = torch.randint(0, len(VIDEO_PROMPTS), (count,), generator=self.gen, device=dev)
+            kinds[torch.rand(count, generator=self.gen, device=dev) >= cfg.p_video] = -1
+            self.video_kind[rows] = kinds
+            self.video[rows] = self.control(clip, kinds).to(self.video.dtype)
         self.next = (self.next + count) % cfg.clips
         self.filled = min(cfg.clips, self.filled + count)
         self.rendered += count * cfg.frames
@@ -88,8 +128,10 @@ class ClipPool:
         """Whole clips by row: latents [B,n,Z,h,w], keys [B,n,6], select [B,n], caption, instruction."""
         n = self.cfg.frames
         select = (torch.arange(n, device=rows.device)[None] >= self.at[rows][:, None]).long()
-        return {"latents": self.latents[rows].float(), "keys": self.keys[rows].float(), "select": select,
-                "caption": self.caption[rows], "instruction": self.instruction[rows]}
+        taken = {"latents": self.latents[rows].float(), "keys": self.keys[rows].float(), "select": select,
+                 "at": self.at[rows], "caption": self.caption[rows], "instruction": self.instruction[rows],
+                 "video_kind": self.video_kind[rows]}
+        return taken | ({} if self.video is None else {"video": self.video[rows].float()})
 
     def sample(self, count: int) -> dict:
         """Random clips."""

@@ -8,22 +8,43 @@ from dataclasses import dataclass
 
 import torch
 
-SHORTCUT_SIZES = ((1.0, 0.3), (0.5, 0.45), (0.25, 0.25))  # step size and share
+STUDENT_SIZES = ((1.0, 0.35), (0.5, 0.45), (0.25, 0.20))  # step size and share of rows that learn from the model
+BASE_SIZE = 0.125  # the smallest step: two guided Euler steps are its target; also the step of a first frame
 LEVEL_SHIFT = 1.5  # more weight on noisy levels
 SEED_LEVEL = 0.999
 
 
 @dataclass
+class Layout:
+    """Rows of a batch: [0, image) are single frames from text alone, [base_from, base_to) learn the smallest step from
+    guided Euler steps, [base_to, student_to) learn longer steps from shorter ones, the others plain velocities."""
+    image: int
+    base_from: int
+    base_to: int
+    student_to: int
+
+    @staticmethod
+    def of(batch: int, images: bool) -> "Layout":
+        """Shares that were found to work: 15 % images, half of them with the smallest step; 20 % and 20 % shortcuts."""
+        image = max(1, round(0.15 * batch)) if images else 0
+        base_from = image // 2
+        base_to = base_from + max(1, round(0.2 * batch))
+        return Layout(image, base_from, base_to, base_to + max(1, round(0.2 * batch)))
+
+
+@dataclass
 class Mix:
     """Shares of clips with a special role, and the strength of damage to contexts."""
-    image: float = 0.10  # single frames from text alone
-    text_start: float = 0.10  # the first frame has no frame before it
+    images: bool = True  # are there single frames from text alone
+    text_start: float = 0.12  # the first frame has no frame before it
     seeded: float = 0.10  # the context went through the network as given latents
     damaged: float = 0.15  # colours and contrast of the context are off
-    text_dropped: float = 0.08
-    instruct_off: float = 0.12
-    color: float = 0.25  # deviation of the damage to channels
-    noise_max: float = 0.45
+    text_dropped: float = 0.10
+    instruction_dropped: float = 0.35  # of the clips without a change
+    instruct_off: float = 0.05
+    keys_dropped: float = 0.0  # of the clips with a video prompt
+    color: float = 0.22  # deviation of the damage to channels
+    noise_max: float = 0.35
 
 
 def stream_mask(frames: int, device) -> torch.Tensor:
@@ -80,11 +101,17 @@ def context_levels(flags: dict, steps: torch.Tensor, frames: int, seeded: float)
     return torch.where(imitated, last, t), torch.where(imitated, (1 / steps)[:, None].expand(b, frames), d)
 
 
-def make(clips: dict, frames: int, offset: int, mix: Mix, frozen: bool) -> dict:
-    """clips: latents, own [B,n,Z,h,w] (equal for real clips), steps [B], is_own [B], keys, select, texts.
+def horizon_weight(start: torch.Tensor, frames: int, offset: int) -> torch.Tensor:
+    """[B,T]: how much the true frame still says about a rollout that left the real frames at `start` [B]."""
+    index = torch.arange(offset + 1, offset + 1 + frames, device=start.device)[None]
+    return (1 - (index - start[:, None]).clamp(min=0) / 20.0).clamp(min=0.2)
+
+
+def make(clips: dict, frames: int, offset: int, mix: Mix, layout: Layout, frozen: bool) -> dict:
+    """clips: latents, own [B,n,Z,h,w] (equal for real clips), steps, start, is_own [B], keys, select, texts.
 
     Returns the inputs of one pass over 2T frames and what the loss needs. `frozen`: the InstructNet phase, in which
-    InstructNet is always on and there are no single images.
+    InstructNet is always on. Rows before `layout.image` must be real clips.
     """
     dev = clips["latents"].device
     window = slice(offset, offset + frames + 1)
@@ -92,7 +119,7 @@ def make(clips: dict, frames: int, offset: int, mix: Mix, frozen: bool) -> dict:
     b = z.shape[0]
     chance = lambda p: torch.rand(b, device=dev) < p
     own = clips["is_own"].bool()
-    image = chance(0.0 if frozen else mix.image) & ~own
+    image = torch.arange(b, device=dev) < layout.image
     hurt = chance(mix.damaged) & ~own & ~image
     flags = {"own": own, "image": image, "damaged": hurt}
     base = torch.where(hurt.view(b, 1, 1, 1, 1), damaged(base, mix.color), base)
@@ -114,32 +141,40 @@ def make(clips: dict, frames: int, offset: int, mix: Mix, frozen: bool) -> dict:
     mask = stream_mask(frames, dev)[None].expand(b, -1, -1)
     alone = torch.eye(2 * frames, dtype=torch.bool, device=dev)[None]
     keys, select = clips["keys"][:, window], clips["select"][:, window]
+    video_kind = clips["video_kind"]
+    silent = (chance(mix.keys_dropped) & (video_kind >= 0)).view(b, 1, 1)
+    keys = torch.where(silent, torch.zeros_like(keys), keys)
     previous_keys = keys[:, :-1].repeat(1, 2, 1) * has[:, :, None]
     weight = torch.ones(b, 2 * frames, device=dev)
     weight[:, :frames] *= (~(own | hurt)).float()[:, None]
-    empty = torch.zeros_like(clips["caption"])
-    empty[:, 0] = 1
-    caption = torch.where(chance(mix.text_dropped)[:, None], empty, clips["caption"])
+    weight[:, frames:] *= torch.where(own[:, None], horizon_weight(clips["start"], frames, offset),
+                                      torch.ones_like(t_target))
+    video = clips.get("video")
     return {
         "x": (1 - wide(t)) * noise + wide(t) * clean, "t": t, "d": d,
         "previous": noised(before.repeat(1, 2, 1, 1, 1), ps), "ps": ps, "has": has,
         "mask": torch.where(image.view(b, 1, 1), alone, mask), "clean": clean, "noise": noise,
         "keys": keys[:, 1:].repeat(1, 2, 1), "previous_keys": previous_keys, "select": select[:, 1:].repeat(1, 2),
         "enabled": torch.ones(b, device=dev) if frozen else (~chance(mix.instruct_off)).float(),
-        "caption": caption, "instruction": clips["instruction"], "weight": weight, "own": own, "image": image,
-        "goal": clean - noise,
+        "no_text": chance(mix.text_dropped),
+        "no_instruction": chance(mix.instruction_dropped) & (clips["at"] <= -10**6),
+        "caption": clips["caption"], "instruction": clips["instruction"], "weight": weight, "own": own, "image": image,
+        "goal": clean - noise, "video_kind": video_kind,
+        "video": None if video is None else video[:, window][:, 1:].repeat(1, 2, 1, 1, 1),
     }
 
 
-def set_shortcut(e: dict, rows: torch.Tensor, frames: int) -> torch.Tensor:
-    """Turns the target frames of `rows` into shortcut examples; returns their step sizes [R]."""
-    dev = rows.device
-    sizes = torch.tensor([s for s, _ in SHORTCUT_SIZES], device=dev)
-    share = torch.tensor([p for _, p in SHORTCUT_SIZES], device=dev)
-    size = sizes[torch.multinomial(share, len(rows), True)]  # [R]
-    t = (torch.rand(len(rows), frames, device=dev) / size[:, None]).floor() * size[:, None]
+def set_shortcut(e: dict, rows: slice, size: torch.Tensor, frames: int):
+    """Turns the target frames of `rows` into examples of steps of `size` [R]."""
+    t = (torch.rand(size.shape[0], frames, device=size.device) / size[:, None]).floor() * size[:, None]
     e["t"][rows, frames:] = t
     e["d"][rows, frames:] = size[:, None]
     clean, noise = e["clean"][rows, frames:], e["noise"][rows, frames:]
     e["x"][rows, frames:] = (1 - wide(t)) * noise + wide(t) * clean
-    return size
+
+
+def student_sizes(count: int, device) -> torch.Tensor:
+    """Random step sizes [R] for rows that learn from the model's own shorter steps."""
+    sizes = torch.tensor([s for s, _ in STUDENT_SIZES], device=device)
+    share = torch.tensor([p for _, p in STUDENT_SIZES], device=device)
+    return sizes[torch.multinomial(share, count, True)]

@@ -262,6 +262,8 @@ class MSDiT(nn.Module):
         rope_time = rope_table([(positions, self.cfg["head_dim"] // 2, self.cfg["rope_temporal_base"])])
         tokens = torch.cat([x, prev * hp[:, :, None, None, None]], 2).flatten(3).transpose(2, 3)  # [B,T,N,2Z]
         h = self.proj_in(tokens) + self.pos_proj(place)[None, None]  # [B,T,N,D]
+        if hook is not None:
+            h = hook.embed(h)
         c = self.condition(t, d, ps, hp, height * width, text, text_mask, h.dtype)  # [B,T,D]
         modulation = self.adaln(c).reshape(b, frames, MODULATIONS, -1)  # [B,T,9,D]
         if trace is not None:

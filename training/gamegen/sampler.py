@@ -10,7 +10,7 @@ from .instructnet import InstructNet
 from .msdit import MSDiT
 
 CONTEXT_NOISE = 0.05
-FIRST_FRAME_STEPS = 16  # plain Euler steps of the first frame of a text-only start
+FIRST_FRAME_STEPS = 8  # steps of the first frame of a text-only start, told their size like all others
 SEED_LEVEL = 0.999  # noise level at which given latents are passed through to fill the ring
 
 
@@ -36,6 +36,7 @@ class Stream:
         self.position = 0
         self.text = self.text_mask = self.instruction = self.instruction_mask = None
         self.select = None  # [B,1]: which instruction holds, where several are set
+        self.video = None  # [B,n,N,D]: features of a video prompt, a frame a tick; nothing after its end
 
     def autocast(self):
         """bf16 on a GPU, plain f32 where dtype is f32."""
@@ -68,8 +69,11 @@ class Stream:
         with self.autocast():
             hook = None
             if action is not None and self.instructnet is not None:
+                video = None
+                if self.video is not None and self.position < self.video.shape[1]:
+                    video = self.video[:, self.position:self.position + 1]
                 hook = self.instructnet.bind(action, self.previous_action, self.instruction, self.instruction_mask,
-                                             self.select, trace=trace)
+                                             self.select, video=video, trace=trace)
             v = self.dit(x, level(t), level(d), self.previous_noisy, level(self.context_noise), self.has_previous,
                          self.text, self.text_mask, torch.tensor([self.position], device=self.device), mask,
                          [(k, v, slot) for k, v in self.rings], hook, trace)
@@ -96,14 +100,13 @@ class Stream:
         """The next latent frame [B,1,Z,h,w] under the keys action [B,1,6] (None: foundation alone).
 
         `noise` and `context_noise` [B,1,Z,h,w] replace the random draws. The first frame of a text-only start takes
-        `first_steps` Euler steps with step size 0 as the condition.
+        `first_steps` steps.
         """
-        first = self.position == 0
         x = self.noise() if noise is None else noise
         self.begin(context_noise)
-        count = first_steps if first else steps
+        count = first_steps if self.position == 0 else steps
         for i in range(count):
-            v = self.velocity(x, i / count, 0.0 if first else 1.0 / count, action, trace)
+            v = self.velocity(x, i / count, 1.0 / count, action, trace)
             x = x + v / count
         self.push(x, action)
         return x

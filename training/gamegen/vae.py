@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 LOG_VARIANCE_RANGE = (-12.0, 4.0)
+TWO_FOLD_FROM = 600_000  # pixels of a picture from which on a latent stands for 64x64 pixels
 
 
 class ChannelNorm(nn.Module):
@@ -104,22 +105,26 @@ class Stage(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Frames on their own (the temporal factor is 1): [N,3,H,W] -> moments [N,2*Z,H/32,W/32]."""
+    """Frames on their own (the temporal factor is 1): [N,3,H,W] -> moments [N,2*Z,H/(32 s),W/(32 s)].
+
+    The scale s is 1 or 2. At 2 the first patches are twice as long and everything behind them is the same network.
+    """
 
     def __init__(self, cfg: dict):
         super().__init__()
         channels, eps = cfg["encoder_channels"], cfg["norm_eps"]
         self.patch = cfg["patch_size"]
         self.conv_in = nn.Conv2d(3 * self.patch**2, channels[0], 3, padding=1)
+        self.conv_in_2x = nn.Conv2d(3 * (2 * self.patch)**2, channels[0], 3, padding=1)
         self.down = nn.ModuleList()
         for s, c in enumerate(channels):
             resample = {"downsample": Downsample(channels[s - 1], c)} if s else {}
             self.down.append(Stage(c, cfg["encoder_blocks"][s], eps, **resample))
         self.conv_out = nn.Conv2d(channels[-1], 2 * cfg["latent_channels"], 3, padding=1)
 
-    def forward(self, x: torch.Tensor, trace: dict | None = None) -> torch.Tensor:
-        h = F.pixel_unshuffle(x, self.patch).contiguous(memory_format=torch.channels_last)  # [N,48,H/4,W/4]
-        h = self.conv_in(h)  # [N,C0,H/4,W/4]
+    def forward(self, x: torch.Tensor, scale: int = 1, trace: dict | None = None) -> torch.Tensor:
+        h = F.pixel_unshuffle(x, scale * self.patch).contiguous(memory_format=torch.channels_last)  # [N,48 s^2,H/4s,..]
+        h = (self.conv_in if scale == 1 else self.conv_in_2x)(h)  # [N,C0,H/(4s),W/(4s)]
         if trace is not None:
             trace["conv_in"] = h
         for s, stage in enumerate(self.down):
@@ -133,7 +138,11 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents [B*T,Z,h,w] -> pixels [B*T,3,32h,32w]; two temporal mixes look one frame back."""
+    """Latents [B*T,Z,h,w] -> pixels [B*T,3,32sh,32sw]; two temporal mixes look one frame back.
+
+    At scale 2 one more block and patches of twice the length end the same network: a 1280x720 picture costs the
+    transformer what a 640x360 picture costs.
+    """
 
     def __init__(self, cfg: dict):
         super().__init__()
@@ -147,8 +156,12 @@ class Decoder(nn.Module):
             self.up.append(Stage(c, cfg["decoder_blocks"][s], eps, **resample))
         self.norm_out = ChannelNorm(channels[-1], eps)
         self.conv_out = nn.Conv2d(channels[-1], 3 * self.patch**2, 3, padding=1)
+        self.block_2x = ResidualBlock(channels[-1], eps)
+        self.norm_out_2x = ChannelNorm(channels[-1], eps)
+        self.conv_out_2x = nn.Conv2d(channels[-1], 3 * (2 * self.patch)**2, 3, padding=1)
 
-    def forward(self, z: torch.Tensor, frames: int, cache: dict | None, trace: dict | None = None) -> torch.Tensor:
+    def forward(self, z: torch.Tensor, frames: int, cache: dict | None, scale: int = 1,
+                trace: dict | None = None) -> torch.Tensor:
         h = self.conv_in(z.contiguous(memory_format=torch.channels_last))  # [B*T,C0,h,w]
         if trace is not None:
             trace["conv_in"] = h
@@ -166,8 +179,11 @@ class Decoder(nn.Module):
                 h = block(h)
             if trace is not None:
                 trace[f"up.{s}"] = h
-        h = self.conv_out(F.silu(self.norm_out(h)))  # [B*T,48,8h,8w]
-        return F.pixel_shuffle(h, self.patch)  # [B*T,3,32h,32w]
+        if scale == 1:
+            h = self.conv_out(F.silu(self.norm_out(h)))  # [B*T,48,8h,8w]
+        else:
+            h = self.conv_out_2x(F.silu(self.norm_out_2x(self.block_2x(h))))  # [B*T,192,8h,8w]
+        return F.pixel_shuffle(h, scale * self.patch)  # [B*T,3,32sh,32sw]
 
 
 def default_config() -> dict:
@@ -176,7 +192,34 @@ def default_config() -> dict:
         "_class_name": "AutoencoderKLCausal3D", "latent_channels": 64, "temporal_factor": 1, "patch_size": 4,
         "spatial_factor": 32, "encoder_channels": [64, 128, 256, 384], "encoder_blocks": [1, 1, 2, 2],
         "decoder_channels": [384, 256, 128, 64], "decoder_blocks": [2, 1, 1, 1], "norm_eps": 1e-6,
+        "two_fold_from": TWO_FOLD_FROM,
     }
+
+
+def start_two_fold(state: dict, patch: int = 4) -> dict:
+    """Adds the layers of scale 2 to the weights of an autoencoder without them: both ends repeat those of scale 1.
+
+    A pixel of the small picture stands for the mean of 2x2 pixels on the way in and for 2x2 equal pixels on the way out.
+    """
+    state = dict(state)
+    small, large = patch * patch, 4 * patch * patch
+    y, x = torch.meshgrid(torch.arange(2 * patch), torch.arange(2 * patch), indexing="ij")
+    place = (y // 2 * patch + x // 2).flatten()  # [64]: the place in the small patch
+    rows = torch.cat([c * small + place for c in range(3)])  # [192]
+    assert rows.numel() == 3 * large
+    state["encoder.conv_in_2x.weight"] = state["encoder.conv_in.weight"][:, rows] / 4
+    state["encoder.conv_in_2x.bias"] = state["encoder.conv_in.bias"].clone()
+    state["decoder.conv_out_2x.weight"] = state["decoder.conv_out.weight"][rows].clone()
+    state["decoder.conv_out_2x.bias"] = state["decoder.conv_out.bias"][rows].clone()
+    state["decoder.norm_out_2x.weight"] = state["decoder.norm_out.weight"].clone()
+    fresh = ResidualBlock(state["decoder.norm_out.weight"].numel(), 1e-6)
+    state |= {f"decoder.block_2x.{k}": v.detach().clone() for k, v in fresh.state_dict().items()}
+    return state
+
+
+def scale_of(cfg: dict, width: int, height: int) -> int:
+    """1, or 2 for pictures of at least `two_fold_from` pixels."""
+    return 2 if width * height >= cfg.get("two_fold_from", 1 << 62) else 1
 
 
 class AutoencoderKLCausal3D(nn.Module):
@@ -189,17 +232,18 @@ class AutoencoderKLCausal3D(nn.Module):
         self.register_buffer("latents_mean", torch.zeros(cfg["latent_channels"]))
         self.register_buffer("latents_std", torch.ones(cfg["latent_channels"]))
 
-    def encode(self, x: torch.Tensor, trace: dict | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """x [B,T,3,H,W] -> mean and log variance, each [B,T,Z,H/32,W/32] in f32."""
+    def encode(self, x: torch.Tensor, scale: int = 1, trace: dict | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """x [B,T,3,H,W] -> mean and log variance, each [B,T,Z,H/(32 scale),W/(32 scale)] in f32."""
         b, t = x.shape[:2]
-        moments = self.encoder(x.flatten(0, 1), trace)  # [B*T,2*Z,h,w]
+        moments = self.encoder(x.flatten(0, 1), scale, trace)  # [B*T,2*Z,h,w]
         mean, log_variance = moments.reshape(b, t, *moments.shape[1:]).float().chunk(2, 2)
         return mean, log_variance.clamp(*LOG_VARIANCE_RANGE)
 
-    def decode(self, z: torch.Tensor, cache: dict | None = None, trace: dict | None = None) -> torch.Tensor:
-        """z [B,T,Z,h,w] -> [B,T,3,32h,32w]. With one `cache` dict across calls the frames go on as one stream."""
+    def decode(self, z: torch.Tensor, cache: dict | None = None, scale: int = 1,
+               trace: dict | None = None) -> torch.Tensor:
+        """z [B,T,Z,h,w] -> [B,T,3,32sh,32sw]. With one `cache` dict across calls the frames go on as one stream."""
         b, t = z.shape[:2]
-        pixels = self.decoder(z.flatten(0, 1), t, cache, trace)  # [B*T,3,H,W]
+        pixels = self.decoder(z.flatten(0, 1), t, cache, scale, trace)  # [B*T,3,H,W]
         return pixels.reshape(b, t, *pixels.shape[1:])
 
     def normalize(self, mean: torch.Tensor) -> torch.Tensor:

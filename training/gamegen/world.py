@@ -18,6 +18,7 @@ S_YAW, S_PHASE, S_TIME, S_LIGHT, S_WEATHER, S_EFFECT, S_TARGET, S_BIOME = 4, 7, 
 S_CHARACTER, S_COLOR, S_VIEW, S_SEED, S_SUN = 26, 27, 28, 29, 30
 # Places in the parameters of a frame.
 F_YAW, F_CROP_X, F_CROP_Y, F_FULL_W, F_FULL_H = 3, 45, 46, 47, 48
+F_COLOR, F_PLAYER = 32, 34  # F_PLAYER: x, y, z
 WARM_FRAMES = 52  # simulated before a clip begins, so that it starts in motion
 CHANGE_FRAMES = 28  # a change of the environment may begin this long before a clip
 RENDER_CHUNK = 32768  # frames a launch (limit of the grid's third axis: 65535)
@@ -27,8 +28,37 @@ KEY_MODES = [
     (0, 0, 1, 0, 0, 0, .13), (0, 0, 0, 1, 0, 0, .13), (0, 1, 0, 0, 0, 0, .08), (1, 0, 0, 0, 0, 1, .08),
     (1, 0, 1, 0, 0, 1, .03), (1, 0, 0, 1, 0, 1, .03), (0, 1, 1, 0, 0, 0, .02), (0, 1, 0, 1, 0, 0, .02),
 ]
+# Seeds of the worlds of each split, low <= seed < high. No other world belongs to any of them.
+SPLITS = {"train": (1, 3_000_000), "val": (3_000_000, 3_500_000), "test": (3_500_000, 4_194_304)}
+# Combinations that training never shows; every single value stays frequent.
+UNSEEN = [
+    (("biome", "snow"), ("effects", "fire")), (("biome", "desert"), ("effects", "magic")),
+    (("biome", "volcanic"), ("weather", "snow")), (("biome", "alien"), ("weather", "fog")),
+    (("biome", "forest"), ("lighting", "dawn")), (("lighting", "night"), ("effects", "sandstorm")),
+    (("character", "knight"), ("color", "green")), (("character", "wizard"), ("color", "gold")),
+]
+UNSEEN_MODES = ("exclude", "only", "any")
+REDRAWS = 20  # a row stays forbidden with chance 0.33 ** 20
+PLAIN, FIRST_PERSON = 0.3, 0.45  # shares of clips made to have no effect, and in first person
+JOINTS = ["head", "neck", "left shoulder", "right shoulder", "left hand", "right hand", "left hip", "right hip",
+          "left knee", "right knee", "left foot", "right foot", "horse"]
 KEY_CHANGE, JUMP = 0.07, 0.035  # chances a frame
 JUMP_FRAMES = 3  # a jump key is held this long
+
+
+def _choice(field: str, value: str, allowed):
+    """allowed[value] of a dictionary, or value itself; an error names what is allowed."""
+    if value not in allowed:
+        raise ValueError(f"{field} is {value!r}; allowed are {', '.join(allowed)}")
+    return allowed[value] if isinstance(allowed, dict) else value
+
+
+def unseen_table(pairs=UNSEEN) -> list[list[int]]:
+    """Rows of column, value, column, value (order of ATTRIBUTES) of the held-out combinations."""
+    columns = [name for name, _ in ATTRIBUTES]
+    names = dict(ATTRIBUTES)
+    return [[number for name, value in pair for number in (columns.index(name), names[name].index(value))]
+            for pair in pairs]
 
 
 def build(cuda: bool) -> str:
@@ -65,25 +95,26 @@ class World:
         pointer, integer = ctypes.c_void_p, ctypes.c_int
         self.lib.w_sim.argtypes = [pointer] * 4 + [integer] * 3 + [pointer]
         self.lib.w_render.argtypes = [pointer] * 2 + [integer] * 4 + [pointer]
-        sizes = [self.lib.w_dims(i) for i in range(3)]
-        if sizes != [STATE_SIZE, FRAME_SIZE, KEY_COUNT]:
-            raise RuntimeError(f"world library has layout {sizes}")
+        self.lib.w_pose.argtypes = [pointer] * 2 + [integer] * 3 + [pointer]
+        sizes, wanted = [self.lib.w_dims(i) for i in range(4)], [STATE_SIZE, FRAME_SIZE, KEY_COUNT, len(JOINTS)]
+        if sizes != wanted:
+            raise RuntimeError(f"world library has layout {sizes}, this program {wanted}")
+        self.unseen = torch.tensor(unseen_table(), device=self.device)  # [P,4]
         self.modes = torch.tensor(KEY_MODES, device=self.device)
 
     def _stream(self):
         return ctypes.c_void_p(torch.cuda.current_stream().cuda_stream) if self.cuda else None
 
-    def reset(self, count: int, gen: torch.Generator, **fixed):
-        """New clips: state [B,40] and attributes [B,7] (order of ATTRIBUTES). fixed: attribute name -> index or [B]."""
+    def reset(self, count: int, gen: torch.Generator, split: str = "train", unseen: str = "exclude", **fixed):
+        """New clips: state [B,40] and attributes [B,7] (order of ATTRIBUTES). fixed: attribute name -> index or [B].
+
+        split: whose worlds, a key of SPLITS. unseen: "exclude" combinations of UNSEEN, "only" them, or "any".
+        """
         dev = self.device
+        low, high = _choice("split", split, SPLITS)
+        pinned = self._pinned(count, fixed)
+        attrs = self._attributes(count, gen, unseen, pinned)
         rand = lambda *shape: torch.rand(*shape, generator=gen, device=dev)
-        draw = [torch.randint(0, len(v), (count,), generator=gen, device=dev) for _, v in ATTRIBUTES]
-        attrs = torch.stack(draw, 1)  # [B,7]
-        attrs[:, 3] = torch.where(rand(count) < 0.45, torch.zeros_like(attrs[:, 3]), attrs[:, 3])  # plain more often
-        attrs[:, 6] = (rand(count) < 0.4).long()
-        for i, (name, _) in enumerate(ATTRIBUTES):
-            if name in fixed:
-                attrs[:, i] = torch.as_tensor(fixed[name], device=dev)
         state = torch.zeros(count, STATE_SIZE, device=dev)
         rows = torch.arange(count, device=dev)
         for i, place in ((1, S_LIGHT), (2, S_WEATHER), (3, S_EFFECT)):
@@ -91,11 +122,62 @@ class World:
             state[:, S_TARGET + i - 1] = attrs[:, i].float()
         for i, place in ((0, S_BIOME), (4, S_CHARACTER), (5, S_COLOR), (6, S_VIEW)):
             state[:, place] = attrs[:, i].float()
-        state[:, S_SEED] = torch.randint(1, 1 << 22, (count,), generator=gen, device=dev).float()
+        state[:, S_SEED] = torch.randint(low, high, (count,), generator=gen, device=dev).float()
         state[:, S_SUN], state[:, S_YAW] = rand(count) * 6.28318, rand(count) * 6.28318
         state[:, S_TIME], state[:, S_PHASE] = rand(count) * 20, rand(count) * 6.28
         self.simulate(state, torch.zeros(count, 1, KEY_COUNT, device=dev), spawn=True)
         return state, attrs
+
+    def _pinned(self, count: int, fixed: dict) -> dict[int, torch.Tensor]:
+        """Column of ATTRIBUTES -> its given values [B]."""
+        columns = [name for name, _ in ATTRIBUTES]
+        for name in fixed:
+            _choice("attribute", name, columns)
+        return {columns.index(name): torch.as_tensor(value, device=self.device).long().expand(count)
+                for name, value in fixed.items()}
+
+    def _draw(self, count: int, gen: torch.Generator) -> torch.Tensor:
+        """Attributes [B,7] without regard to held-out combinations."""
+        dev = self.device
+        draw = [torch.randint(0, len(v), (count,), generator=gen, device=dev) for _, v in ATTRIBUTES]
+        attrs = torch.stack(draw, 1)
+        chance = torch.rand(count, 2, generator=gen, device=dev)
+        attrs[:, 3] = torch.where(chance[:, 0] < PLAIN, torch.zeros_like(attrs[:, 3]), attrs[:, 3])
+        attrs[:, 6] = (chance[:, 1] < FIRST_PERSON).long()
+        return attrs
+
+    def _attributes(self, count: int, gen: torch.Generator, unseen: str, pinned: dict) -> torch.Tensor:
+        """Attributes [B,7]: rows that `unseen` forbids are drawn again, all at once and without looking at them."""
+        _choice("unseen", unseen, UNSEEN_MODES)
+        attrs = self._pin(self._draw(count, gen), pinned)
+        if unseen == "any":
+            return attrs
+        for _ in range(REDRAWS):
+            again = self._draw(count, gen)
+            if unseen == "only":
+                again = self._impose(again, gen)
+            wrong = self.has_unseen(attrs) != (unseen == "only")
+            attrs = torch.where(wrong[:, None], self._pin(again, pinned), attrs)
+        if pinned and bool((self.has_unseen(attrs) != (unseen == "only")).any()):
+            names = ", ".join(ATTRIBUTES[i][0] for i in pinned)
+            raise ValueError(f"unseen={unseen!r} cannot hold with the fixed values of {names}: change them or pass "
+                             "unseen='any'")
+        return attrs
+
+    def _impose(self, attrs: torch.Tensor, gen: torch.Generator) -> torch.Tensor:
+        """Gives every row one held-out combination, each as often."""
+        pair = self.unseen[torch.randint(0, len(self.unseen), (len(attrs),), generator=gen, device=self.device)]
+        return attrs.scatter(1, pair[:, 0::2], pair[:, 1::2])
+
+    def _pin(self, attrs: torch.Tensor, pinned: dict) -> torch.Tensor:
+        for column, values in pinned.items():
+            attrs[:, column] = values
+        return attrs
+
+    def has_unseen(self, attrs: torch.Tensor) -> torch.Tensor:
+        """Which rows of attributes [B,7] hold a combination of UNSEEN: bool [B]."""
+        p = self.unseen
+        return ((attrs[:, p[:, 0]] == p[:, 1]) & (attrs[:, p[:, 2]] == p[:, 3])).any(1)
 
     def simulate(self, state, keys, targets=None, spawn: bool = False) -> torch.Tensor:
         """Advances state in place by keys [B,T,6]; targets [B,T,3] light, weather, effect (-1: keep) -> [B,T,56]."""
@@ -139,20 +221,17 @@ class World:
         return keys
 
     def clips(self, count: int, frames: int, height: int, width: int, gen, samples: int = 2, p_event: float = 0.0,
-              **fixed) -> dict:
+              split: str = "train", unseen: str = "exclude", **fixed) -> dict:
         """Random clips: frames u8 [B,T,H,W,3], keys [B,T,6], attributes before and after a change, its frame [B].
 
-        With chance p_event light, weather or effect changes; the change may lie before or after the clip.
+        With chance p_event light, weather or effect changes to another value; the change may lie before or after
+        the clip. split, unseen, fixed: as in reset(); `unseen` holds for the attributes after the change too.
         """
         dev = self.device
-        state, before = self.reset(count, gen, **fixed)
+        state, before = self.reset(count, gen, split, unseen, **fixed)
         keys = self.random_keys(count, WARM_FRAMES + frames, gen)
         event = torch.rand(count, generator=gen, device=dev) < p_event
-        kind = torch.randint(0, 3, (count,), generator=gen, device=dev)
-        value = torch.randint(0, 4, (count,), generator=gen, device=dev)
-        rows = torch.arange(count, device=dev)
-        after = before.clone()
-        after[rows, 1 + kind] = torch.where(event, value, after[rows, 1 + kind])
+        after = torch.where(event[:, None], self._changed(before, gen, unseen), before)
         at = (torch.rand(count, generator=gen, device=dev) * (frames + CHANGE_FRAMES)).long() - CHANGE_FRAMES
         time = torch.arange(WARM_FRAMES + frames, device=dev)[None] - WARM_FRAMES
         changed = (time >= at[:, None]).float()[..., None]
@@ -160,3 +239,32 @@ class World:
         params = self.simulate(state, keys, targets)[:, WARM_FRAMES:]
         return {"frames": self.render(params, height, width, samples), "keys": keys[:, WARM_FRAMES:].contiguous(),
                 "before": before, "after": after, "at": at, "params": params, "state": state}
+
+    def _changed(self, before: torch.Tensor, gen: torch.Generator, unseen: str) -> torch.Tensor:
+        """Attributes [B,7] with another light, weather or effect. Rows for which no allowed change was found stay."""
+        count, rows, after = len(before), torch.arange(len(before), device=self.device), before
+        for _ in range(REDRAWS):
+            column = 1 + torch.randint(0, 3, (count,), generator=gen, device=self.device)
+            step = torch.randint(1, 4, (count,), generator=gen, device=self.device)
+            new = before.clone()
+            new[rows, column] = (before[rows, column] + step) % 4
+            allowed = torch.ones_like(rows, dtype=torch.bool)
+            if unseen != "any":
+                allowed = self.has_unseen(new) == (unseen == "only")
+            take = allowed & (after == before).all(1)
+            after = torch.where(take[:, None], new, after)
+        return after
+
+    def pose(self, params: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        """Joints of the player's figure [...,13,3] (order of JOINTS) of frame parameters [...,56].
+
+        x and y in pixels of a height x width picture, and 1 where the joint lies in it. A joint outside it, the horse
+        of somebody who has none, and everything in first person is 0, 0, 0.
+        """
+        shape = params.shape[:-1]
+        params = params.reshape(-1, FRAME_SIZE).contiguous()
+        out = torch.empty(params.shape[0], len(JOINTS), 3, device=self.device)
+        code = self.lib.w_pose(params.data_ptr(), out.data_ptr(), params.shape[0], height, width, self._stream())
+        if code:
+            raise RuntimeError(f"pose kernel failed with {code}")
+        return out.reshape(*shape, len(JOINTS), 3)

@@ -76,6 +76,8 @@ enum {
   F_CROPY,
   F_FULLW,
   F_FULLH,
+  F_MIST,
+  F_GRADE, // color of the light over everything but the player
   NFP = 56
 };
 

@@ -28,7 +28,9 @@ HDN V3 shade_ray(V3 ro, V3 rd, V3 ld, const float *F, float sx, float sy) {
     if (!held)
       col = hit_fog(col, h, rd, sc);
   }
-  return particles(col, sx, sy, sc);
+  if (!own)
+    col = col * v3(F[F_GRADE], F[F_GRADE + 1], F[F_GRADE + 2]);
+  return particles(col, sx, sy, own, sc);
 }
 
 HD float tone(float c) {
@@ -59,7 +61,7 @@ HDN void render_pixel(uint8_t *out, const float *F, int x, int y, int W, int H, 
       jy = fractf_(.5f + i * .569840f);
     }
     float u = (2.f * (x + x0 + jx) / fw - 1.f), v = (1.f - 2.f * (y + y0 + jy) / fh) * asp;
-    V3 l = norm(v3(u * .74f, v * .74f, 1.f));
+    V3 l = norm(v3(u * LENS, v * LENS, 1.f));
     V3 d = v3(l.x, l.y * cp + l.z * sp, -l.y * sp + l.z * cp);
     V3 rd = v3(cy * d.x + sy * d.z, d.y, -sy * d.x + cy * d.z);
     V3 c = shade_ray(ro, rd, l, F, u, v);

@@ -6,13 +6,24 @@ HD V3 P3(const float *p) {
   return v3(p[0], p[1], p[2]);
 }
 
+// The tint of each time of day, which stays under any weather and effect.
+HD V3 light_grade(const float *S, int biome) {
+  const float tint[4][3] = {{1.f, 1.f, 1.f}, {1.13f, .90f, .70f}, {.78f, .90f, 1.18f}, {1.05f, .91f, 1.06f}};
+  V3 g = v3(0, 0, 0);
+  for (int i = 0; i < 4; i++)
+    g = g + v3(tint[i][0], tint[i][1], tint[i][2]) * S[S_TOD0 + i];
+  if (biome == BI_DESERT) // sand keeps some warmth in moonlight
+    g = g + v3(.22f, .08f, -.18f) * S[S_TOD0 + 2];
+  return g;
+}
+
 HDN void frame_params(const float *S, float *F) {
   const float TOD[4][16] = {
       // dir(3) sun(3) amb(3) top(3) hor(3) night
       {.45f, .72f, .30f, 1.22f, 1.14f, .95f, .40f, .48f, .60f, .16f, .38f, .80f, .66f, .82f, .95f, 0},
-      {.25f, .20f, .90f, 1.45f, .66f, .26f, .36f, .29f, .40f, .24f, .20f, .46f, 1.0f, .52f, .24f, .25f},
-      {-.35f, .55f, .60f, .34f, .43f, .68f, .15f, .18f, .32f, .012f, .022f, .075f, .06f, .09f, .20f, 1.f},
-      {-.65f, .26f, .70f, 1.08f, .76f, .66f, .40f, .37f, .48f, .34f, .44f, .74f, .98f, .74f, .70f, .08f}};
+      {.25f, .19f, .90f, 1.50f, .60f, .20f, .36f, .27f, .36f, .24f, .16f, .42f, 1.0f, .44f, .15f, .25f},
+      {-.35f, .55f, .60f, .34f, .43f, .68f, .18f, .21f, .35f, .012f, .022f, .075f, .06f, .09f, .20f, 1.f},
+      {-.65f, .26f, .70f, 1.08f, .68f, .68f, .42f, .34f, .50f, .40f, .38f, .76f, 1.0f, .66f, .74f, .08f}};
   float L[16];
   for (int j = 0; j < 16; j++) {
     L[j] = 0;
@@ -27,7 +38,7 @@ HDN void frame_params(const float *S, float *F) {
     we[i] = w * w * (3 - 2 * w);
     ef[i] = e * e * (3 - 2 * e);
   }
-  float rain = we[1], snow = we[2], fog = we[3], ov = sat(rain * .92f + snow * .72f + fog * .55f);
+  float rain = we[1], snow = we[2], fog = we[3], ov = sat(rain * .92f + snow * .80f + fog * .55f);
   int bi = (int)S[S_BIOME];
   float night = L[15];
   V3 sc = P3(L + 3), amb = P3(L + 6), top = P3(L + 9), hor = P3(L + 12);
@@ -35,13 +46,13 @@ HDN void frame_params(const float *S, float *F) {
   V3 g1 = v3(gl * .84f, gl * .88f, gl * .94f),
      g2 = v3(gt * 1.15f + .06f * (1 - night), gt * 1.18f + .07f * (1 - night),
              gt * 1.24f + .08f * (1 - night));
-  hor = mix(hor, g1, ov * .75f);
-  top = mix(top, g2, ov * .82f);
+  hor = mix(hor, g1, ov * .70f);
+  top = mix(top, g2, ov * .80f);
   sc = sc * (1.f - .55f * ov);
   amb = amb * (1.f + .12f * ov * (1 - night));
   if (bi == BI_VOLCANIC) {
     V3 t = v3(.46f, .20f, .15f);
-    hor = mix(hor, t * (.35f + .65f * (1 - night)), .55f);
+    hor = mix(hor, t * (.50f + .50f * (1 - night)), .55f);
     top = mix(top, v3(.20f, .12f, .13f) * (.25f + .75f * (1 - night)), .6f);
     amb = mix(amb, v3(.38f, .26f, .24f), .35f * (1 - .5f * night));
   }
@@ -55,8 +66,12 @@ HDN void frame_params(const float *S, float *F) {
   float ember = ef[1], sand = ef[2], magic = ef[3];
   hor = mix(hor, v3(.66f, .26f, .12f) * (.4f + .6f * (1 - night)), ember * .45f);
   top = mix(top, v3(.22f, .12f, .12f) * (.3f + .7f * (1 - night)), ember * .5f);
-  hor = mix(hor, v3(.80f, .60f, .38f) * (.12f + .88f * (1 - night)), sand * .7f);
+  hor = mix(hor, v3(.82f, .60f, .34f) * (.16f + .84f * (1 - night)), sand * (.75f - .35f * fog));
   top = mix(top, v3(.72f, .54f, .36f) * (.10f + .9f * (1 - night)), sand * .6f);
+  hor = mix(hor, v3(.48f, .36f, .86f) * (.25f + .75f * (1 - night)), magic * .35f);
+  top = mix(top, v3(.22f, .16f, .62f) * (.2f + .8f * (1 - night)), magic * .45f);
+  sc = sc * (1.f - .25f * (ember + magic));
+  hor = hor + v3(.05f, .055f, .065f) * (fog * night);
   V3 fogc = mix(hor, top, .18f);
   F[F_TIME] = S[S_TIME];
   F[F_SEED] = S[S_SEED];
@@ -80,13 +95,18 @@ HDN void frame_params(const float *S, float *F) {
   F[F_FOGC + 1] = fogc.y;
   F[F_FOGC + 2] = fogc.z;
   F[F_NIGHT] = night;
-  F[F_FOG] = .0052f + .0042f * rain + .0065f * snow + .026f * fog + .017f * sand + .004f * ember;
+  F[F_FOG] = .0052f + .0042f * rain + .0085f * snow + .030f * fog + .013f * sand + .004f * ember;
   F[F_CLOUD] = sat(.22f + .70f * ov);
   F[F_RAIN] = rain;
   F[F_SNOW] = snow;
   F[F_EMBER] = ember;
   F[F_SAND] = sand;
   F[F_MAGIC] = magic;
+  F[F_MIST] = fog;
+  V3 grade = light_grade(S, bi);
+  F[F_GRADE] = grade.x;
+  F[F_GRADE + 1] = grade.y;
+  F[F_GRADE + 2] = grade.z;
   F[F_CHAR] = S[S_CHAR];
   F[F_COL] = S[S_COL];
   F[F_VIEW] = S[S_VIEW];
@@ -110,7 +130,7 @@ HDN void frame_params(const float *S, float *F) {
     F[F_CAMZ] = S[S_Z];
     F[F_PITCH] = -.06f;
   } else {
-    float d = rider ? 6.0f : 4.5f, hh = rider ? 3.1f : 2.35f;
+    float d = rider ? 5.4f : 4.5f, hh = rider ? 2.95f : 2.35f;
     F[F_CAMX] = S[S_X] - fx * d;
     F[F_CAMZ] = S[S_Z] - fz * d;
     float g = fmaxf(height(F[F_CAMX], F[F_CAMZ], b, seed, 4), b.water) + .9f;

@@ -30,7 +30,7 @@ HD void terrain_surface(Hit &h, V3 p, const Scene &sc) {
   }
   if (sc.biome == BI_VOLCANIC) {
     float cr = fabsf(vnoise(p.x * .16f, p.z * .16f, sc.seed ^ 15u) - .5f);
-    float g = sstep(.035f, .008f, cr) * sstep(.25f, .0f, rel - .1f);
+    float g = sstep(.040f, .010f, cr) * sstep(.85f, .35f, rel);
     h.emi = v3(1.f, .32f, .06f) * g;
   }
   if (sc.biome == BI_ALIEN) {
@@ -38,7 +38,7 @@ HD void terrain_surface(Hit &h, V3 p, const Scene &sc) {
     h.emi = v3(.10f, .55f, .60f) * (g * (.12f + .45f * sc.night));
   }
   float sn = sc.f[F_SNOW];
-  a = mix(a, v3(.9f, .93f, .97f), sn * .55f * sstep(.7f, .9f, slope) * (.5f + .5f * n2));
+  a = mix(a, v3(.9f, .93f, .97f), sn * .45f * sstep(.7f, .9f, slope) * (.5f + .5f * n2));
   h.alb = a * (1.f - .28f * wet);
   h.spec = .25f * wet;
   float wa = sat((p.y - sc.land.water) * 2.2f);
@@ -145,16 +145,17 @@ HD V3 effect_light(V3 col, const Hit &h, V3 p, int kind, const Scene &sc) {
   }
   if (sc.f[F_MAGIC] > .01f) {
     float dx = p.x - sc.player.x, dz = p.z - sc.player.z, r = sqrtf(dx * dx + dz * dz);
-    col = col + h.alb * v3(.35f, .45f, 1.f) * (sc.f[F_MAGIC] * (.08f + .55f / (1.f + .10f * r * r)));
+    col = col + h.alb * v3(.35f, .45f, 1.f) * (sc.f[F_MAGIC] * (.14f + .60f / (1.f + .08f * r * r)));
     if (kind == HIT_TERRAIN) {
-      float ring = sstep(.14f, .03f, fabsf(r - 1.7f - .25f * sinf(sc.f[F_TIME] * 2.f)));
+      float at = sc.f[F_VIEW] > .5f ? 4.6f : 1.7f; // where a first-person camera sees it too
+      float ring = sstep(.16f, .03f, fabsf(r - at - .25f * sinf(sc.f[F_TIME] * 2.f)));
       col = col + v3(.30f, .75f, 1.f) * (ring * sc.f[F_MAGIC] * .85f);
     }
   }
   if (kind == HIT_TERRAIN && sc.f[F_EMBER] > .01f) { // burning patches
     float n = vnoise(p.x * .33f, p.z * .33f, sc.seed ^ 91u),
           fl = vnoise(p.x * 1.4f, p.z * 1.4f - sc.f[F_TIME] * 2.f, sc.seed ^ 92u);
-    col = col + v3(1.1f, .45f, .08f) * (sstep(.70f, .80f, n) * (.4f + .8f * fl) * sc.f[F_EMBER]);
+    col = col + v3(1.1f, .45f, .08f) * (sstep(.64f, .74f, n) * (.4f + .8f * fl) * sc.f[F_EMBER]);
   }
   return col;
 }
@@ -173,9 +174,12 @@ HD V3 lit_surface(const Hit &h, V3 p, V3 rd, int kind, bool own, bool held, cons
   V3 hv = norm(sc.sun - rd);
   float sp = h.spec > 0 ? h.spec * powf(sat(dot(h.n, hv)), 28.f) * shadow : 0.f;
   float rim = own ? .28f * powf(1.f - sat(-dot(h.n, rd)), 3.f) : 0.f;
-  V3 col =
-      h.alb * (sc.sun_color * dif + sc.ambient * (hemi * ao)) + sc.sun_color * sp + h.emi + sc.ambient * rim;
-  if (own)
-    col = col + h.alb * (.10f * sc.night);
+  V3 light = sc.sun_color * dif + sc.ambient * (hemi * ao);
+  if (own) { // nearly white and never dark, so that the color it wears survives night, fire and magic
+    float l = .30f * light.x + .50f * light.y + .20f * light.z;
+    light = mix(light, v3(l, l, l), .8f) * .74f + v3(.10f, .10f, .10f) * (1.f + hemi * 1.8f * sc.night);
+    return h.alb * light + sc.sun_color * (sp * .5f) + h.emi + sc.ambient * (rim * .5f);
+  }
+  V3 col = h.alb * light + sc.sun_color * sp + h.emi;
   return effect_light(col, h, p, kind, sc);
 }

@@ -1,6 +1,6 @@
 // Where a ray ends: the march over the terrain and the walk over the grid of objects.
 #pragma once
-#include "character.h"
+#include "held.h"
 #include "sky.h"
 
 enum { HIT_SKY, HIT_TERRAIN, HIT_OBJECT, HIT_WATER };

@@ -30,6 +30,12 @@ __global__ void k_render(const float *fp, uint8_t *out, int N, int H, int W, int
   render_pixel(out + (((size_t)f * H + y) * W + x) * 3, F, x, y, W, H, spp);
 }
 
+__global__ void k_pose(const float *fp, float *out, int N, int H, int W) {
+  int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < N)
+    pose_frame(out + (size_t)i * NJOINT * 3, fp + (size_t)i * NFP, H, W);
+}
+
 extern "C" int w_sim(float *S, const float *a, const float *c, float *fp, int B, int T, int sp, void *st) {
   k_sim<<<(B + 31) / 32, 32, 0, (cudaStream_t)st>>>(S, a, c, fp, B, T, sp);
   return (int)cudaGetLastError();
@@ -38,6 +44,11 @@ extern "C" int w_sim(float *S, const float *a, const float *c, float *fp, int B,
 extern "C" int w_render(const float *fp, uint8_t *out, int N, int H, int W, int spp, void *st) {
   dim3 b(16, 8), g((W + 15) / 16, (H + 7) / 8, N);
   k_render<<<g, b, 0, (cudaStream_t)st>>>(fp, out, N, H, W, spp);
+  return (int)cudaGetLastError();
+}
+
+extern "C" int w_pose(const float *fp, float *out, int N, int H, int W, void *st) {
+  k_pose<<<(N + 63) / 64, 64, 0, (cudaStream_t)st>>>(fp, out, N, H, W);
   return (int)cudaGetLastError();
 }
 #else
@@ -61,7 +72,15 @@ extern "C" int w_render(const float *fp, uint8_t *out, int N, int H, int W, int 
   }
   return 0;
 }
+
+extern "C" int w_pose(const float *fp, float *out, int N, int H, int W, void *) {
+  for (int i = 0; i < N; i++)
+    pose_frame(out + (size_t)i * NJOINT * 3, fp + (size_t)i * NFP, H, W);
+  return 0;
+}
 #endif
+// Sizes of the state, of a frame's parameters, of the keys and of a pose, for the caller to compare with its own.
 extern "C" int w_dims(int k) {
-  return k == 0 ? (int)NSTATE : k == 1 ? (int)NFP : (int)NACT;
+  const int sizes[4] = {(int)NSTATE, (int)NFP, (int)NACT, (int)NJOINT};
+  return sizes[k & 3];
 }
