@@ -28,7 +28,7 @@ from gamegen.text_data import NAMES, VALUES
 SMALL = os.environ.get("GAMEGEN_SMALL") == "1"
 PIECES, NEAR = 8000, 2200  # pieces in all, and those of them chosen by their meaning
 MARKS = "‘’“”–—…°"  # beyond ASCII, what people type or paste
-TEXTS = 10000 if SMALL else 300000
+TEXTS = 10000 if SMALL else 400000
 LETTERS = 60 if SMALL else 2000  # longest text
 CANDIDATES = 1000 if SMALL else 20000  # phrases without labels that the teacher looks at
 TOKENS = 1024 if SMALL else 32768  # padded pieces a batch
