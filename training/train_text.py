@@ -253,6 +253,8 @@ def run_train(args):
     begin = time.time()
     dev = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(1)
+    if args.hold_out:
+        lexicon.LABELLED.update(text_heads.hold_out(lexicon.LABELLED))
     tok = tokenizer.build(tokenizer.words())
     model = teacher.load(args.teacher).to(dev)
     pseudo = pseudo_labels(model, tok, dev, random.Random(3))
@@ -309,6 +311,8 @@ def main():
     learn.add_argument("--teacher", type=Path, required=True)
     learn.add_argument("--out", type=Path, required=True)
     learn.add_argument("--seconds", type=float, default=140, help="for everything but the figures at the end")
+    learn.add_argument("--hold-out", action="store_true",
+                       help="an experiment: without the labelled phrases that share a word with a paraphrase")
     learn.set_defaults(run=run_train)
     probe = commands.add_parser("probe")
     probe.add_argument("model", type=Path, help="folder with text_encoder and tokenizer")

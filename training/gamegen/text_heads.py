@@ -12,6 +12,7 @@ from . import lexicon, phrases, tokenizer
 from .text_data import IGNORE, NAMES, UNSAID, VALUES
 
 PARAPHRASES = Path(__file__).parent.parent / "paraphrases.tsv"
+SPLITTER = tokenizer.build(tokenizer.words())
 COMMON_LETTERS = 3  # words of up to so many letters say nothing
 
 
@@ -54,9 +55,15 @@ def paraphrases(path: Path = PARAPHRASES) -> list[tuple[str, dict[str, str]]]:
 
 def words_of(texts: list[str]) -> set[str]:
     """The words of the texts as the tokenizer sees them before it cuts them into pieces."""
-    tok = tokenizer.build(tokenizer.words())
-    split = (tok.pre_tokenizer.pre_tokenize_str(tok.normalizer.normalize_str(text)) for text in texts)
+    split = (SPLITTER.pre_tokenizer.pre_tokenize_str(SPLITTER.normalizer.normalize_str(text)) for text in texts)
     return {word for pairs in split for word, _ in pairs}
+
+
+def hold_out(labelled: dict) -> dict:
+    """The labelled phrases without those that share a word with a paraphrase: to see what the teacher alone brings."""
+    used = {w for w in words_of([text for text, _ in paraphrases()]) if len(w) > COMMON_LETTERS}
+    return {name: {value: [p for p in texts if not words_of([p]) & used] for value, texts in values.items()}
+            for name, values in labelled.items()}
 
 
 def taught_words(name: str, value: str) -> set[str]:
@@ -91,7 +98,9 @@ def judge(text_model, heads: Heads, tok, dev, length: int = 64) -> dict:
                         "new_count": len(new), "new": share([best[r] == right[r] for r in new])}
         mistakes += [f"{pairs[r][0]}: {name}={VALUES[name][best[r]]}, not {VALUES[name][right[r]]}"
                      for r in rows if best[r] != right[r]]
-    mean = {key: share([result[n][key] for n in NAMES]) for key in ("values", "strict", "new")}
+    mean = {key: share([result[n][key] for n in NAMES]) for key in ("values", "strict")}
+    new = [result[n] for n in NAMES if result[n]["new_count"]]
+    mean["new"] = round(sum(r["new"] * r["new_count"] for r in new) / max(1, sum(r["new_count"] for r in new)), 4)
     return {"attributes": result, "mean": mean, "false_claims": round(claims / silent, 4), "mistakes": mistakes}
 
 
