@@ -77,8 +77,9 @@ def taught_words(name: str, value: str) -> set[str]:
 def judge(text_model, heads: Heads, tok, dev, length: int = 64) -> dict:
     """Accuracy on the paraphrases.
 
-    values: the right value is the likeliest one of the attribute; strict: "unsaid" is not likelier; new: `values` where no
-    word of the text says that value in training; false_claims: share of unsaid attributes of which a value is told.
+    values: the right value is the likeliest one of the attribute; strict: "unsaid" is not likelier; new: `values`
+    where no word of the text says that value in training; false_claims: share of the unsaid attributes of which a
+    value is told.
     """
     pairs = paraphrases()
     ids = tokenizer.encode(tok, [text for text, _ in pairs], dev, length)
