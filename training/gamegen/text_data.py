@@ -1,7 +1,7 @@
 """Texts that the text encoder learns from, with what they say about each attribute.
 
-A label is the index of the value, the count of values where the text says nothing of the attribute ("unsaid"), or IGNORE
-where nobody knows: phrases without labels, and what else a pseudo-labelled phrase may say.
+A label is the index of the value, the count of values where the text says nothing of the attribute ("unsaid"), or
+IGNORE where nobody knows: phrases without labels, and what else a pseudo-labelled phrase may say.
 """
 import random
 from dataclasses import dataclass
@@ -53,8 +53,9 @@ def clothing(rng: random.Random) -> str:
 
 
 def candidates(rng: random.Random, count: int) -> list[str]:
-    """Short phrases without labels: pieces that are words, and combinations of the word lists."""
+    """Short phrases without labels: words and combinations of the word lists, `count` of each at most."""
     words = [w for w in tokenizer.words() if w.isalpha() and len(w) > 2]
+    words = rng.sample(words, min(count, len(words)))
     makers = [land, sky, figure, clothing]
     return words + sorted({rng.choice(makers)(rng) for _ in range(count)})
 
@@ -149,6 +150,12 @@ def bank(texts: list[str], labels: torch.Tensor, tok) -> Bank:
     parts = [tokenizer.encode(tok, texts[i:i + ENCODE_ROWS]).to(torch.int16) for i in range(0, len(texts), ENCODE_ROWS)]
     ids = torch.cat(parts)
     return Bank(ids, labels, (ids != 0).sum(1))
+
+
+def short(texts: list[str], labels: torch.Tensor, letters: int) -> tuple[list[str], torch.Tensor]:
+    """Only the texts of at most so many letters."""
+    rows = [i for i, text in enumerate(texts) if len(text) <= letters]
+    return [texts[i] for i in rows], labels[rows]
 
 
 def batches(lengths: torch.Tensor, tokens: int, rng: random.Random) -> list[torch.Tensor]:
