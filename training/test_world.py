@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks of the procedural world and of the video prompts: splits, held-out combinations, poses, keys, edges, motion."""
+"""Checks of the procedural world and the video prompts: splits, held-out combinations, poses, keys, edges, motion."""
 import sys
 
 import torch
@@ -92,7 +92,8 @@ def test_changes(world):
 
 def test_pose_lies_on_the_figure(world):
     count = 24
-    params = walked(world, count, 16, character=torch.arange(count) % 4, perspective=0, lighting=0, weather=0, effects=0)
+    plain = dict(perspective=0, lighting=0, weather=0, effects=0)
+    params = walked(world, count, 16, character=torch.arange(count) % 4, **plain)
     joints = world.pose(params, HEIGHT, WIDTH)
     assert joints.shape == (count, len(JOINTS), 3)
     without = params.clone()
