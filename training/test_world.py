@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks of the procedural world and of the video prompts: splits, held-out combinations, poses, keys, edges, motion."""
+"""Checks of the procedural world and the video prompts: splits, held-out combinations, poses, keys, edges, motion."""
 import sys
 
 import torch
@@ -92,7 +92,8 @@ def test_changes(world):
 
 def test_pose_lies_on_the_figure(world):
     count = 24
-    params = walked(world, count, 16, character=torch.arange(count) % 4, perspective=0, lighting=0, weather=0, effects=0)
+    plain = dict(perspective=0, lighting=0, weather=0, effects=0)
+    params = walked(world, count, 16, character=torch.arange(count) % 4, **plain)
     joints = world.pose(params, HEIGHT, WIDTH)
     assert joints.shape == (count, len(JOINTS), 3)
     without = params.clone()
@@ -114,7 +115,7 @@ def test_pose_lies_on_the_figure(world):
 
 
 def test_color_fills_enough_of_the_picture(world):
-    for view, least in ((0, 0.018), (1, 0.045)):
+    for view, least in ((0, 0.02), (1, 0.05)):
         count = 8
         params = walked(world, count, perspective=view, character=torch.arange(count) % 4, color=0, effects=0)
         other = params.clone()

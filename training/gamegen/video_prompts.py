@@ -6,8 +6,8 @@ carries them (all sums stay below 2 ** 24). Pictures outside their border repeat
 import torch
 import torch.nn.functional as F
 
-CHUNK_PIXELS = 1 << 24  # pixels worked on at once: 270 frames of 320x192
-EDGE_LOW, EDGE_HIGH = 90, 200  # thresholds on |dx| + |dy| of the Sobel filters, weights 1 2 1
+CHUNK_PIXELS = 1 << 23  # pixels worked on at once: 136 frames of 320x192
+EDGE_LOW, EDGE_HIGH = 50, 120  # thresholds on |dx| + |dy| of the Sobel filters, weights 1 2 1
 EDGE_DILATIONS = 4  # how many pixels a strong edge spreads along weak ones
 BLOCK, REACH = 16, 8  # side of a block and longest step, in pixels of the half-size picture
 STEP_COST = 32  # added to a block's sum of differences for each half-size pixel of |dx| + |dy|

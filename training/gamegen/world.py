@@ -39,7 +39,7 @@ UNSEEN = [
 ]
 UNSEEN_MODES = ("exclude", "only", "any")
 REDRAWS = 20  # a row stays forbidden with chance 0.33 ** 20
-PLAIN, FIRST_PERSON = 0.3, 0.45  # shares of clips made to have no effect, and in first person
+PLAIN, FIRST_PERSON = 0.2, 0.45  # shares of clips made to have no effect, and in first person
 JOINTS = ["head", "neck", "left shoulder", "right shoulder", "left hand", "right hand", "left hip", "right hip",
           "left knee", "right knee", "left foot", "right foot", "horse"]
 KEY_CHANGE, JUMP = 0.07, 0.035  # chances a frame

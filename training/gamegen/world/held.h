@@ -28,12 +28,13 @@ HD void rider_arms(Hit &g, V3 ld, V3 s, V3 cc) {
   capsule(g, O, ld, s + v3(0, -.85f, .6f), s + v3(0, -.42f, 1.25f), .18f, HIDE, BLACK, .1f);
   capsule(g, O, ld, s + v3(0, -.37f, 1.25f), s + v3(0, -.45f, 1.75f), .13f, HIDE * .9f, BLACK, .1f);
   capsule(g, O, ld, s + v3(0, -.64f, .7f), s + v3(0, -.23f, 1.22f), .06f, MANE, BLACK, 0);
+  capsule(g, O, ld, s + v3(0, -.80f, .68f), s + v3(0, -.55f, 1.02f), .215f, cc, BLACK, .02f); // the horse's cloth
   for (int i = 0; i < 2; i++) {
     float k = i ? 1.f : -1.f;
     capsule(g, O, ld, s + v3(.10f * k, -.27f, 1.25f), s + v3(.12f * k, -.16f, 1.27f), .04f, HIDE, BLACK, 0);
-    capsule(g, O, ld, s + v3(.52f * k, -.50f, .50f), s + v3(.24f * k, -.42f, .84f), .115f, cc, BLACK, .1f);
-    ell(g, O, ld, s + v3(.20f * k, -.41f, .88f), v3(.07f, .07f, .08f), SKIN, BLACK, .1f);
-    capsule(g, O, ld, s + v3(.19f * k, -.39f, .90f), s + v3(.10f * k, -.40f, 1.60f), .012f, MANE, BLACK, 0);
+    capsule(g, O, ld, s + v3(.58f * k, -.52f, .50f), s + v3(.29f * k, -.42f, .84f), .150f, cc, BLACK, .1f);
+    ell(g, O, ld, s + v3(.24f * k, -.37f, .90f), v3(.07f, .07f, .08f), SKIN, BLACK, .1f);
+    capsule(g, O, ld, s + v3(.22f * k, -.36f, .92f), s + v3(.10f * k, -.40f, 1.60f), .012f, MANE, BLACK, 0);
   }
 }
 

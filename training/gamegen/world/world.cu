@@ -18,7 +18,8 @@ __global__ void k_sim(float *S, const float *acts, const float *cond, float *fp,
     S[i * NSTATE + j] = s[j];
 }
 
-__global__ void k_render(const float *fp, uint8_t *out, int N, int H, int W, int spp) {
+// Four blocks a multiprocessor: at most 128 registers.
+__global__ void __launch_bounds__(128, 4) k_render(const float *fp, uint8_t *out, int N, int H, int W, int spp) {
   __shared__ float F[NFP];
   int f = blockIdx.z;
   for (int i = threadIdx.y * blockDim.x + threadIdx.x; i < NFP; i += blockDim.x * blockDim.y)
