@@ -3,7 +3,7 @@
 of them have a video prompt (GameGen-X, section 4.2)."""
 import sys
 
-from gamegen.examples import Mix
+from gamegen.examples import INSTRUCTNET_MIX
 from gamegen.trainer import Trainer, arguments
 
 
@@ -13,8 +13,7 @@ def main():
     parser.add_argument("--p-event", type=float, default=0.85)
     parser.set_defaults(ema=0.998, guidance=1.75, p_video=0.5, large_from=0.3, large_every=4)
     args = parser.parse_args()
-    mix = Mix(images=False, text_start=0.15, instruct_off=0.0, keys_dropped=0.5)
-    Trainer(args, "instructnet", True, args.p_event, args.lr, mix).run()
+    Trainer(args, "instructnet", True, args.p_event, args.lr, INSTRUCTNET_MIX).run()
 
 
 if __name__ == "__main__":

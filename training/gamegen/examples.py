@@ -47,6 +47,9 @@ class Mix:
     noise_max: float = 0.35
 
 
+INSTRUCTNET_MIX = Mix(images=False, text_start=0.15, instruct_off=0.0, keys_dropped=0.5)
+
+
 def stream_mask(frames: int, device) -> torch.Tensor:
     """[2T,2T]: context frames are causal, a target frame sees the context before it and itself."""
     causal = torch.ones(frames, frames, dtype=torch.bool, device=device).tril()

@@ -15,7 +15,7 @@ class Objective:
     """Forward passes and targets for batches of `examples.make`."""
 
     def __init__(self, model, tok, args, device: torch.device):
-        self.model, self.args, self.dev = model, args, device
+        self.model, self.args, self.dev, self.guidance = model, args, device, args.guidance
         from .data import CAPTION_TOKENS, INSTRUCTION_TOKENS
         self.empty = [tokenizer.encode(tok, [""], device, n) for n in (CAPTION_TOKENS, INSTRUCTION_TOKENS)]  # [1,L]
         with torch.no_grad(), self.autocast():
@@ -81,7 +81,7 @@ class Objective:
         count = layout.base_to - layout.base_from
         size = torch.full((count,), examples.BASE_SIZE, device=self.dev)
         examples.set_shortcut(e, base, size, frames)
-        weight = torch.where(e["image"][base], self.args.first_guidance, self.args.guidance).view(-1, 1, 1, 1, 1)
+        weight = torch.where(e["image"][base], self.args.first_guidance, self.guidance).view(-1, 1, 1, 1, 1)
         with_text = tuple(v[base] for v in texts)
         both = tuple(torch.cat(pair) for pair in zip(with_text, self.without_text(count, texts[2].shape[1])))
 

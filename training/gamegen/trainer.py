@@ -47,7 +47,10 @@ def arguments(description: str) -> argparse.ArgumentParser:
     p.add_argument("--replay", type=int, default=8 if SMALL else 2048)
     p.add_argument("--own", type=float, default=0.4, help="share of clips whose context is a rollout")
     p.add_argument("--guidance", type=float, default=1.5, help="of the smallest step's target, frames after the first")
+    p.add_argument("--frozen-guidance", type=float, default=1.75, help="the same once the foundation is frozen")
     p.add_argument("--first-guidance", type=float, default=2.5, help="the same for first frames")
+    p.add_argument("--freeze-from", type=float, default=2.0, help="part of this call's plan after which the foundation "
+                   "is frozen and InstructNet alone goes on (in the same compiled blocks)")
     p.add_argument("--p-video", type=float, default=0.0, help="share of clips with a video prompt")
     p.add_argument("--ema", type=float, default=0.9995)
     p.add_argument("--compile", type=int, default=1, help="0: eager; a failed compilation falls back to it anyway")
@@ -147,12 +150,16 @@ class Trainer:
         self.parallel.equalize([p.data for part in self.parts().values() for p in part.parameters()])
         named = [(f"{n}.{k}", p) for n, part in self.parts().items() for k, p in part.named_parameters()]
         self.trained = [p for _, p in named if p.requires_grad]
-        self.optimizers = make_optimizers(named, lr)
+        # The foundation's optimizers first, so that freezing it drops them.
+        split = [[(n, p) for n, p in named if n.startswith(part)] for part in ("transformer", "instructnet")]
+        grouped = [make_optimizers(part, lr) for part in split if any(p.requires_grad for _, p in part)]
+        self.optimizers, self.instruct_optimizers = sum(grouped, []), grouped[-1]
         self.average = Average(self.trained, args.ema)
         self.restore()
         self.clock = Clock(self.dev)
         self.tok = tokenizer.build(tokenizer.words())
         self.objective = objective.Objective(self.model, self.tok, args, self.dev)
+        self.frozen_at = None  # fraction of the plan at which the foundation was frozen
         self.footage = [
             Footage(args.size, args.batch, args.pool, args.pool_start, args.rollout_clips, args.replay),
             Footage(args.large, max(4, args.batch // 4), max(8, args.pool // 5), max(8, args.pool_start // 5),
@@ -308,7 +315,11 @@ class Trainer:
     # ---- loop
     def update(self, f: Footage):
         """One optimizer step."""
-        scale = rate(self.fraction) * min(1.0, (self.done + 1) / RESTART_STEPS)
+        if self.frozen_at is None:
+            done = min(1.0, self.fraction / self.freeze_fraction()) if self.args.freeze_from <= 1 else self.fraction
+            scale = rate(done) * min(1.0, (self.done + 1) / RESTART_STEPS)
+        else:
+            scale = rate((self.fraction - self.frozen_at) / max(1e-6, self.args.to_fraction - self.frozen_at))
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["base"] * scale
@@ -323,6 +334,28 @@ class Trainer:
         self.steps += 1
         self.done += 1
         return loss.detach(), norm
+
+    def freeze_fraction(self) -> float:
+        """Fraction of the whole plan at which the foundation is to be frozen."""
+        first = self.loop_fraction
+        return first + (self.args.to_fraction - first) * self.args.freeze_from
+
+    def freeze(self):
+        """From now on only InstructNet learns, on the averaged foundation.
+
+        The foundation's gradients are still computed: the blocks stay as they were compiled, which saves a minute.
+        """
+        for p, value in zip(self.average.source, self.average.values):
+            p.data.copy_(value)
+        self.optimizers = self.instruct_optimizers
+        self.trained = list(self.model.instructnet.parameters())
+        self.average.decay, self.frozen_at, self.frozen = 0.998, self.fraction, True
+        self.mix = examples.INSTRUCTNET_MIX
+        self.objective.guidance = self.args.frozen_guidance
+        for f in self.footage:
+            f.layout = examples.Layout.of(f.batch, self.mix.images)
+        self.losses = {}
+        self.log(f"foundation frozen at fraction {self.fraction:.3f}, step {self.steps}")
 
     def compile(self, f: Footage):
         """Compiles the blocks where that works and agrees with eager; otherwise everything stays eager."""
@@ -395,6 +428,8 @@ class Trainer:
             f = self.footage[int(large)]
             if f.pool is None:
                 self.open_pool(f)
+            if self.frozen_at is None and self.fraction >= self.freeze_fraction():
+                self.freeze()
             if render:
                 self.clock.run("render", lambda: f.pool.fill(self.chunk_of(f)))
             if rollout:
