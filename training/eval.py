@@ -31,7 +31,6 @@ PARTS = {"ceilings": (12, True), "keys": (4, False), "words": (5, False), "align
          "drift_10min": (30, False), "steps": (12, False), "pictures": (4, False)}
 CEILING = 0.98  # a judge below this judges nothing
 SMALL_LISTS = 2  # entries of each list of the protocol in a small run
-SMALL_FRAMES = 170  # of a long session in a small run: no figure of drift comes from it
 
 
 class Evaluation:
@@ -127,15 +126,13 @@ class Evaluation:
             self.report.figure(f"video_prompt_{kind}", row["value"], row["count"], None)
 
     def drift(self, name: str):
-        """Long sessions; a small run only goes through the motions and gives no figure."""
+        """Long sessions."""
         plan = self.plan["drift"]
-        frames = SMALL_FRAMES if SMALL else plan["frames"][name]
-        found = long.measure(self.maker, self.judges, plan, frames, self.table["ranges"], self.left(), self.report)
+        found = long.measure(self.maker, self.judges, plan, plan["frames"][name], self.table["ranges"], self.left(),
+                             self.report)
         if found is None:
             return
         self.report.table(f"drift_{name}", found)
-        if SMALL:
-            return
         self.report.figure(f"drift_{name}", found["value"], found["count"], 1.0)
         if name == "10min":
             self.report.figure("collapsed_runs", found["collapsed"]["runs"], found["collapsed"]["count"],
