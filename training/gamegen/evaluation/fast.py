@@ -1,4 +1,4 @@
-"""A stream whose tick is one CUDA graph: for the long sessions, where launching kernels would cost more than they do."""
+"""A stream whose tick is one CUDA graph: in the long sessions launching kernels would cost more than they do."""
 import copy
 import math
 import time

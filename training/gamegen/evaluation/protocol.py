@@ -1,6 +1,6 @@
 """The fixed scripts of the evaluation: prompts with what they say, changes, keys, seeds.
 
-`models/gamegen-x-mini/evaluation.json` holds them as plain data, so that every engine measures the same thing. All draws
+`models/gamegen-x-mini/evaluation.json` holds them as plain data, so that every engine measures the same. All draws
 are made once, by `build`; the keys of the long sessions come from the generator `Draws`, which is written down here:
 x <- (1664525 x + 1013904223) mod 2^32, and a draw is x div 2^8 as a share of 2^24.
 """
