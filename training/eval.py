@@ -3,6 +3,7 @@
 
   eval.py protocol MODEL     writes MODEL/evaluation.json: the fixed prompts, keys and changes
   eval.py run MODEL          measures; parts that do not need a renderer use the prompts and the judges alone
+  eval.py merge OUT FILE...  puts together what calls with different --parts found of one model
 
 The judges are read from MODEL/judges with their ceilings. A part that the time does not suffice for is left out of
 eval.json and named in the output; nothing is filled in for it.
@@ -20,7 +21,7 @@ from tokenizers import Tokenizer
 from gamegen import ceilings, checkpoint
 from gamegen.evaluation import controls, long, pictures, protocol, quality, video, words
 from gamegen.evaluation.maker import Maker
-from gamegen.evaluation.report import Report
+from gamegen.evaluation.report import FIGURES, Report
 from gamegen.judges import Judges
 from gamegen.trainer import SMALL, device_setup
 from gamegen.world import World
@@ -28,10 +29,9 @@ from gamegen.world import World
 # Part -> seconds on one H100 that it is not begun without, and whether it needs the renderer.
 PARTS = {"ceilings": (12, True), "keys": (4, False), "words": (5, False), "alignment": (5, False),
          "reconstruction": (3, True), "frechet": (4, True), "video": (5, True), "drift_60s": (5, False),
-         "drift_10min": (30, False), "steps": (12, False), "pictures": (4, False)}
+         "drift_10min": (30, False), "pictures": (4, False), "steps": (12, False)}
 CEILING = 0.98  # a judge below this judges nothing
 SMALL_LISTS = 2  # entries of each list of the protocol in a small run
-SMALL_FRAMES = 170  # of a long session in a small run: no figure of drift comes from it
 
 
 class Evaluation:
@@ -127,15 +127,13 @@ class Evaluation:
             self.report.figure(f"video_prompt_{kind}", row["value"], row["count"], None)
 
     def drift(self, name: str):
-        """Long sessions; a small run only goes through the motions and gives no figure."""
+        """Long sessions."""
         plan = self.plan["drift"]
-        frames = SMALL_FRAMES if SMALL else plan["frames"][name]
-        found = long.measure(self.maker, self.judges, plan, frames, self.table["ranges"], self.left(), self.report)
+        found = long.measure(self.maker, self.judges, plan, plan["frames"][name], self.table["ranges"], self.left(),
+                             self.report)
         if found is None:
             return
         self.report.table(f"drift_{name}", found)
-        if SMALL:
-            return
         self.report.figure(f"drift_{name}", found["value"], found["count"], 1.0)
         if name == "10min":
             self.report.figure("collapsed_runs", found["collapsed"]["runs"], found["collapsed"]["count"],
@@ -186,6 +184,20 @@ class Evaluation:
         self.report.say(f"written: {self.report.path}")
 
 
+def merge(target: Path, files: list[Path]):
+    """One file from several of the same model, steps and size; what a later file measured replaces the earlier."""
+    result = {}
+    for path in files:
+        found = json.loads(path.read_text())
+        for name in ("model_sha256", "steps", "size", "small"):
+            if result and found[name] != result[name]:
+                raise ValueError(f"{path}: {name} is {found[name]!r}; allowed is {result[name]!r}, as in {files[0]}")
+        inner = {name: result.get(name, {}) | found[name] for name in ("more", "tables")}
+        result |= found | inner
+    order = [*FIGURES, *(name for name in result if name not in FIGURES)]
+    target.write_text(json.dumps({name: result[name] for name in order if name in result}, indent=1) + "\n")
+
+
 def part_list(text: str) -> list[str]:
     """Comma separated names of parts."""
     parts = text.split(",")
@@ -216,7 +228,13 @@ def main():
     p.add_argument("--steps", type=int, help="passes a frame (default: the protocol's)")
     p.add_argument("--all-steps", type=step_list, default=[1, 2, 4], help="numbers that the part steps compares")
     p.add_argument("--renderer", type=int, default=1, help="0: only the parts without rendered frames")
+    p = commands.add_parser("merge", help="put several files of one model together")
+    p.add_argument("target", type=Path)
+    p.add_argument("files", type=Path, nargs="+")
     args = parser.parse_args()
+    if args.command == "merge":
+        merge(args.target, args.files)
+        return
     if args.command == "protocol":
         path = args.model / "evaluation.json"
         path.write_text(protocol.text_of(protocol.build()))

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains the judges of attributes, keys and pose on rendered frames of training worlds; measures their ceilings.
 
-Writes OUT/judges/{attributes,keys,pose} and OUT/judges/ceilings.json. The ceilings are those of the stored 8-bit weights on
+Writes OUT/judges/{attributes,keys,pose,ceilings.json}. The ceilings are those of the stored 8-bit weights on
 rendered frames of the test worlds.
 """
 import argparse

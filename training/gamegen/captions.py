@@ -38,7 +38,7 @@ def fill(template: str, names: dict[str, str], rng: random.Random, move: str) ->
     """The template with a phrase in each place, and the attributes it says."""
     letters = {field for _, field, _, _ in Formatter().parse(template) if field}
     words, said = {"M": rng.choice(MOVES[move])}, set()
-    for letter in letters - {"M"}:
+    for letter in sorted(letters - {"M"}):
         name = PLACES[letter]
         words[letter] = rng.choice(WORDS[name][names[name]])
         if words[letter]:

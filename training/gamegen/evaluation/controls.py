@@ -6,7 +6,7 @@ session, "rendered" after rendered frames of a test world (only where there is a
 import torch
 
 from .. import captions
-from ..ceilings import HELD, SETTLED, key_right, share
+from ..ceilings import key_right, share
 from ..judges import Judges
 from ..video_prompts import motion_field
 from .maker import Maker, keys_tensor
@@ -36,29 +36,42 @@ def directions(frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return shift, (field * away)[:, :, h // 3:].sum(-1).mean((1, 2, 3))
 
 
-def generated(maker: Maker, plan: dict, start: str, key: str, seed: int) -> torch.Tensor:
-    """Judged frames u8 [B,16,H,W,3] of a key script of the protocol."""
+def keys_of_scripts(plan: dict, walk: int, device) -> torch.Tensor:
+    """Keys [K,walk + held,6] of all scripts."""
+    return torch.cat([keys_tensor(script(key, walk, plan["held"]), device) for key in plan["scripts"]])
+
+
+def prompts_by_script(maker: Maker, plan: dict, keys: torch.Tensor) -> list:
+    """Batches of (prompts, keys [B,T,6]): every prompt under every script, prompts in the inner order."""
+    prompts, scripts = plan["prompts"], len(plan["scripts"])
+    pairs = [(p, k) for k in range(scripts) for p in prompts]
+    return [([p for p, _ in part], keys[[k for _, k in part]]) for part in maker.batches(pairs)]
+
+
+def generated(maker: Maker, plan: dict, start: str, seed: int) -> dict[str, torch.Tensor]:
+    """Judged frames u8 [B,16,H,W,3] of each key script of the protocol."""
     walk, parts = (plan["walk"] if start == "live" else 0), []
-    keys = keys_tensor(script(key, walk, plan["held"]), maker.device)
-    for number, entries in enumerate(maker.batches(plan["prompts"])):
-        # One seed for all keys: what differs between opposite keys is the key alone.
-        latents = maker.roll(maker.stream(entries, seed + number), keys)
+    keys = keys_of_scripts(plan, walk, maker.device)
+    for number, (entries, pressed) in enumerate(prompts_by_script(maker, plan, keys)):
+        latents = maker.roll(maker.stream(entries, seed + number), pressed)
         parts.append(maker.decode(latents, walk + plan["settled"], walk + plan["held"]))
-    return torch.cat(parts)
+    return dict(zip(plan["scripts"], torch.cat(parts).split(len(plan["prompts"]))))
 
 
-def continued(maker: Maker, world, plan: dict, key: str, seed: int) -> torch.Tensor:
+def continued(maker: Maker, world, plan: dict, seed: int) -> dict[str, torch.Tensor]:
     """The same after RENDERED_FRAMES rendered frames of the prompts' values in test worlds, under W."""
-    columns = {name: world_column(plan["prompts"], name) for name in plan["prompts"][0]["values"]}
-    gen = torch.Generator(maker.device).manual_seed(seed)
-    state, _ = world.reset(len(plan["prompts"]), gen, split="test", unseen="any", **columns)
-    walk = keys_tensor([["W", 30]], maker.device).expand(len(plan["prompts"]), -1, -1)
-    params = world.simulate(state, walk)[:, -RENDERED_FRAMES:].contiguous()
-    latents = maker.encode(world.render(params, maker.height, maker.width, 2))
-    stream = maker.stream(plan["prompts"], seed)
-    stream.seed(latents, walk[:, :RENDERED_FRAMES])
-    made = maker.roll(stream, keys_tensor(script(key, 0, plan["held"]), maker.device))
-    return maker.decode(made, plan["settled"], plan["held"])
+    keys, parts = keys_of_scripts(plan, 0, maker.device), []
+    for number, (entries, pressed) in enumerate(prompts_by_script(maker, plan, keys)):
+        columns = {name: world_column(entries, name) for name in entries[0]["values"]}
+        gen = torch.Generator(maker.device).manual_seed(seed + number)
+        state, _ = world.reset(len(entries), gen, split="test", unseen="any", **columns)
+        walk = keys_tensor([["W", 30]], maker.device).expand(len(entries), -1, -1)
+        params = world.simulate(state, walk)[:, -RENDERED_FRAMES:].contiguous()
+        latents = maker.encode(world.render(params, maker.height, maker.width, 2))
+        stream = maker.stream(entries, seed + number)
+        stream.seed(latents, walk[:, :RENDERED_FRAMES])
+        parts.append(maker.decode(maker.roll(stream, pressed), plan["settled"], plan["held"]))
+    return dict(zip(plan["scripts"], torch.cat(parts).split(len(plan["prompts"]))))
 
 
 def world_column(prompts: list[dict], name: str) -> torch.Tensor:
@@ -66,11 +79,10 @@ def world_column(prompts: list[dict], name: str) -> torch.Tensor:
     return torch.tensor([dict(captions.ATTRIBUTES)[name].index(p["values"][name]) for p in prompts])
 
 
-def measure_start(clip, judges: Judges, scripts: list[str]) -> dict:
-    """Rows of one kind of start; clip(key) gives the judged frames."""
+def measure_start(clips: dict[str, torch.Tensor], judges: Judges) -> dict:
+    """Rows of one kind of start from the judged frames of each script."""
     rows, motion = {}, {}
-    for key in scripts:
-        frames = clip(key)
+    for key, frames in clips.items():
         rows[key] = share(key_right(judges.keys(frames), None if key == "none" else key))
         motion[key] = directions(frames)
     signs = {"W_S": motion["W"][1] > motion["S"][1], "A_D": motion["A"][0] > motion["D"][0]}
@@ -89,12 +101,10 @@ def summary(starts: dict) -> dict:
 
 def measure(maker: Maker, judges: Judges, plan: dict, world=None) -> dict:
     """Key success of the protocol's scripts. `value` is that of text and live starts; rendered ones have their row."""
-    if (plan["held"], plan["settled"]) != (HELD, SETTLED):
-        raise ValueError(f"keys: held {plan['held']}, settled {plan['settled']}; the ceilings are for {HELD}, {SETTLED}")
-    run = lambda start: measure_start(lambda key: generated(maker, plan, start, key, 101), judges, plan["scripts"])
+    run = lambda start: measure_start(generated(maker, plan, start, 101), judges)
     result = summary({start: run(start) for start in ("text", "live")})
     if world is not None:
-        result["rendered"] = measure_start(lambda key: continued(maker, world, plan, key, 103), judges, plan["scripts"])
+        result["rendered"] = measure_start(continued(maker, world, plan, 103), judges)
     return result
 
 

@@ -1,4 +1,4 @@
-"""A stream whose tick is one CUDA graph: for the long sessions, where launching kernels would cost more than they do."""
+"""A stream whose tick is one CUDA graph: in the long sessions launching kernels would cost more than they do."""
 import copy
 import math
 import time
@@ -9,6 +9,8 @@ from torch import nn
 from ..sampler import Stream
 
 WARM_TICKS = 3  # ticks on a side stream before the capture, so that every kernel has been chosen
+TIMED_TICKS = 24
+COMPILE_FROM = 40.0  # seconds that the plain graphs would take: more is worth the compiler's half a minute
 AGREE = 0.05  # relative difference of a replayed frame from the plain one that is still rounding
 
 
@@ -32,11 +34,11 @@ class FastStream(Stream):
         super().__init__(dit, instructnet, batch, height, width, device, dtype, generator, context_noise)
         self.graph, self.steps = None, None
 
-    def capture(self, steps: int, compiled: bool, log=print):
-        """Makes the graph of a tick with `steps` passes. The first frame must have been made.
+    def capture(self, steps: int, ticks: int, log=print):
+        """Makes the graph of a tick with `steps` passes, for a run of `ticks`. The first frame must have been made.
 
-        compiled: the blocks are compiled first; where that fails, or the result differs from the plain one by more
-        than rounding, the graph holds the plain kernels.
+        Where the run would take long, the blocks are compiled and the graph is made anew; if that fails, or the frame
+        differs from the plain one by more than rounding, the graph holds the plain kernels.
         """
         if self.position == 0:
             raise RuntimeError("capture comes after the first frame")
@@ -49,33 +51,39 @@ class FastStream(Stream):
         if self.device.type != "cuda":
             return
         begin = time.time()
-        plain = self._record()
-        if compiled:
-            self._compiled(plain, log)
-        log(f"graph of a tick with {steps} passes for {self.batch} clips: {time.time() - begin:.1f}s")
+        plain, taken = self._record()
+        if taken * ticks > COMPILE_FROM:
+            log(f"a plain tick takes {1000 * taken:.2f} ms: compiling the blocks")
+            taken = self._compiled(plain, taken, log)
+        log(f"graph of a tick for {self.batch} clips: {1000 * taken:.2f} ms, made in {time.time() - begin:.1f}s")
 
     def _blocks(self) -> list[nn.Module]:
         return [*self.dit.transformer_blocks, *self.instructnet.blocks.values()]
 
-    def _compiled(self, plain: torch.Tensor, log):
-        """Compiles the blocks and records anew; falls back to the plain graph, which is recorded already."""
+    def _compiled(self, plain: torch.Tensor, plain_taken: float, log) -> float:
+        """Compiles the blocks and records anew; falls back to the plain graph. Returns the seconds of a tick."""
         kept = self.graph
         try:
+            torch._dynamo.config.recompile_limit = 64
             for block in self._blocks():
                 block.compile(dynamic=False)
-            fast = self._record()
+            fast, taken = self._record()
             difference = float((fast - plain).norm() / plain.norm())
             if not difference < AGREE:
                 raise RuntimeError(f"a compiled frame differs by {difference:.3f}")
+            if taken < plain_taken:
+                return taken
+            self.graph = kept
         except Exception as error:  # any failure of the compiler only costs speed
             self.graph = kept
             log(f"blocks not compiled: {str(error)[:200]}")
         finally:
             for block in self._blocks():
                 block._compiled_call_impl = None
+        return plain_taken
 
-    def _record(self) -> torch.Tensor:
-        """Records the graph; the state of the stream is as before. Returns the frame that the first replay made."""
+    def _record(self) -> tuple[torch.Tensor, float]:
+        """Records the graph; the state of the stream stays. Returns the frame of one replay and its seconds."""
         state = [self.previous, self.previous_action, self.has_previous, self.count, *sum(self.rings, ())]
         saved = [value.clone() for value in state]
 
@@ -97,7 +105,14 @@ class FastStream(Stream):
         graph.replay()
         made = self.out.clone()
         restore()
-        return made
+        torch.cuda.synchronize()
+        begin = time.time()
+        for _ in range(TIMED_TICKS):
+            graph.replay()
+        torch.cuda.synchronize()
+        taken = (time.time() - begin) / TIMED_TICKS
+        restore()
+        return made, taken
 
     @torch.no_grad()
     def _tick(self):

@@ -34,7 +34,7 @@ def rollout(maker: Maker, plan: dict, keys: torch.Tensor, seconds: float, report
     stream = maker.stream(plan["prompts"], seed, FastStream)
     latents = torch.zeros(keys.shape[0], count, *stream.shape[2:], dtype=maker.dtype, device=maker.device)
     latents[:, :1] = stream.step(keys[:, :1], maker.steps).to(maker.dtype)
-    stream.capture(maker.steps, compiled=count > 5000, log=report.say)
+    stream.capture(maker.steps, count, report.say)
     printed = time.time()
     for i in range(1, count):
         latents[:, i:i + 1] = stream.tick(keys[:, i:i + 1]).to(maker.dtype)

@@ -63,7 +63,7 @@ class Maker:
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor, first: int, last: int) -> torch.Tensor:
-        """Frames first..last of latents [B,T,Z,h,w] -> u8 [B,last-first,H,W,3]; those before give the decoder its past."""
+        """Frames first..last of latents [B,T,Z,h,w] -> u8 [B,last-first,H,W,3]; earlier ones are the decoder's past."""
         before = min(first, LOOKS_BACK)
         z = latents[:, first - before:last].float()
         per = max(1, DECODE_FRAMES[self.cuda] // z.shape[1])

@@ -43,7 +43,8 @@ def row_of(clip: torch.Tensor, columns: int = COLUMNS) -> list[np.ndarray]:
 def captioned(text: str, width: int, height: int = 14) -> np.ndarray:
     """A bar with small text: u8 [14,width,3]."""
     bar = np.full((height, width, 3), 20, np.uint8)
-    cv2.putText(bar, text[:width // 6], (2, height - 4), cv2.FONT_HERSHEY_SIMPLEX, 0.36, (230, 230, 230), 1, cv2.LINE_AA)
+    place, white = (2, height - 4), (230, 230, 230)
+    cv2.putText(bar, text[:width // 6], place, cv2.FONT_HERSHEY_SIMPLEX, 0.36, white, 1, cv2.LINE_AA)
     return bar
 
 

@@ -1,6 +1,6 @@
 """The fixed scripts of the evaluation: prompts with what they say, changes, keys, seeds.
 
-`models/gamegen-x-mini/evaluation.json` holds them as plain data, so that every engine measures the same thing. All draws
+`models/gamegen-x-mini/evaluation.json` holds them as plain data, so that every engine measures the same. All draws
 are made once, by `build`; the keys of the long sessions come from the generator `Draws`, which is written down here:
 x <- (1664525 x + 1013904223) mod 2^32, and a draw is x div 2^8 as a share of 2^24.
 """
@@ -200,8 +200,15 @@ def load(path: Path) -> dict:
 
 
 def small(plan: dict, count: int) -> dict:
-    """`shortened` at half the size of a frame, which a CPU can do."""
-    return shortened(plan, count) | {"size": [v // 2 for v in plan["size"]]}
+    """A small frame, few prompts and short clips: to see on a CPU that everything runs. Its figures mean nothing."""
+    plan = shortened(plan, count) | {"size": [160, 96]}
+    plan["keys"] |= {"walk": 2, "held": 10, "settled": 4}
+    plan["alignment"] |= {"frames": 18, "judged_from": 10}
+    plan["instructions"] |= {"before": 2, "after": 8, "judged": 4}
+    plan["drift"] |= {"walk": 16, "held": 10, "settled": 4, "probe": ["W", "A"], "checks": 2,
+                      "frames": {name: 80 for name in plan["drift"]["frames"]}}
+    plan["pictures"] |= {"frames": 8}
+    return plan
 
 
 def shortened(plan: dict, count: int) -> dict:

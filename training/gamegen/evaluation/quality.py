@@ -80,9 +80,9 @@ def image_features(features: torch.Tensor) -> torch.Tensor:
 
 
 def video_features(features: torch.Tensor) -> torch.Tensor:
-    """Features [B,T,D] of clips -> their mean over time, their deviation, and their mean change: [B,3D]."""
+    """Features [B,T,D] of clips -> their mean over time and their mean change from frame to frame: [B,2D]."""
     change = (features[:, 1:] - features[:, :-1]).abs().mean(1)
-    return torch.cat([features.mean(1), features.std(1), change], 1)
+    return torch.cat([features.mean(1), change], 1)
 
 
 def rendered_features(maker: Maker, judges: Judges, world, entries: list[dict], plan: dict, seed: int) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Do generated clips follow a video prompt: edges, motion and pose of a rendered test clip, with the prompt and with none.
+"""Do generated clips follow a video prompt: edges, motion and pose of a rendered test clip, with it and with none.
 
 Both clips have the caption, the noise and the (released) keys in common.
 """
