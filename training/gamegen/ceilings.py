@@ -4,6 +4,7 @@ import torch
 from . import captions
 from .judge_data import RENDER_SIZES, joints_of, key_labels
 from .judges import DECIDED, KEYS, Judges, decide, small
+from .video_prompts import motion_field
 
 CLIP_FRAMES = 8  # frames of a clip that the attributes are read from
 BEFORE = 30  # frames before a key script begins: at rest, or walking
@@ -57,14 +58,14 @@ def clear(labels: torch.Tensor, key: str | None) -> torch.Tensor:
 
 
 def scripted(world, clips: int, key: str | None, start: str, generator: torch.Generator):
-    """Judged frames u8 [B,16,H,W,3] of a script in test worlds, and for which of them the key did its work [B]."""
+    """Judged frames u8 [B,16,H,W,3] of a script in test worlds, and in which of them the key did its work [B]."""
     state, _ = world.reset(clips, generator, split="test", unseen="any")
     keys = key_script(key, start, world.device).expand(clips, -1, -1)
     params = world.simulate(state, keys)
     judged = slice(BEFORE + SETTLED, None)
     clip = params[:, judged].contiguous()
     done = clear(key_labels(clip, keys[:, judged]), key)
-    return world.render(clip[done].contiguous(), *RENDER_SIZES[world.cuda], 2)
+    return world.render(clip, *RENDER_SIZES[world.cuda], 2), done
 
 
 def key_right(logits: torch.Tensor, key: str | None) -> torch.Tensor:
@@ -74,18 +75,68 @@ def key_right(logits: torch.Tensor, key: str | None) -> torch.Tensor:
     return decide(logits) == (KEYS.index(key) if key else -1)
 
 
+OPPOSITE = {"W_S": ("W", "S"), "A_D": ("A", "D")}
+
+
+def directions(frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """u8 [B,T,H,W,3] -> mean shift to the right of the upper half and mean motion away from the centre, each [B].
+
+    Units: half-size pixels a frame, from the motion of blocks.
+    """
+    field = motion_field(frames)[:, 1:].float()  # [B,T-1,h,w,2]
+    h, w = field.shape[2:4]
+    shift = field[:, :, :(h + 1) // 2, :, 0].mean((1, 2, 3))
+    y = torch.arange(h, device=field.device)[:, None].expand(h, w) - (h - 1) * 0.5
+    x = torch.arange(w, device=field.device)[None].expand(h, w) - (w - 1) * 0.5
+    away = torch.stack([x, y], -1) / torch.sqrt(x * x + y * y).clamp(min=1.0)[..., None]  # [h,w,2]
+    return shift, (field * away)[:, :, h // 3:].sum(-1).mean((1, 2, 3))
+
+
+def signs_of(name: str, logits: dict[str, torch.Tensor], clips: dict[str, torch.Tensor]) -> dict:
+    """Both signs of one pair of OPPOSITE, see `signs`."""
+    a, b = OPPOSITE[name]
+    margin = lambda key: (logits[key][..., KEYS.index(a)] - logits[key][..., KEYS.index(b)]).mean(1)
+    side = 1 if name == "W_S" else 0
+    return {"sign": share(margin(a) > margin(b)),
+            "block_sign": share(directions(clips[a])[side] > directions(clips[b])[side])}
+
+
+def signs(logits: dict[str, torch.Tensor], clips: dict[str, torch.Tensor]) -> dict:
+    """Opposite keys from the same start: share of pairs whose difference has the right sign.
+
+    "sign" is that of the inverse-dynamics judge's logits (the one key's minus the other's), "block_sign" that of the
+    motion of blocks, which knows nothing of keys. logits [B,N,6] and frames u8 [B,T,H,W,3] by key, rows in pairs.
+    """
+    rows = {name: signs_of(name, logits, clips) for name in OPPOSITE}
+    return {kind: {name: row[kind] for name, row in rows.items()} for kind in ("sign", "block_sign")}
+
+
 def key_ceilings(judges: Judges, world, clips: int, generator: torch.Generator) -> dict:
     """Keys of rendered test clips under scripts; clips where the key met an obstacle are left out and counted."""
     rows = {}
     for key in (*KEYS, None):
         right, by_start = [], {}
         for start in STARTS:
-            frames = scripted(world, clips, key, start, generator)
-            found = key_right(judges.keys(frames), key) if len(frames) else torch.zeros(0, dtype=torch.bool)
+            frames, done = scripted(world, clips, key, start, generator)
+            found = key_right(judges.keys(frames), key)[done]
             by_start[start] = share(found)
             right.append(found.cpu())
         rows[key or "none"] = share(torch.cat(right)) | {"starts": by_start, "rendered": clips * len(STARTS)}
     return rows
+
+
+def sign_ceilings(judges: Judges, world, clips: int, seed: int) -> dict:
+    """`signs` of rendered test clips; both keys of a pair begin in the same place and both did their work."""
+    result = {}
+    for name, pair in OPPOSITE.items():
+        same = lambda key: scripted(world, clips, key, "rest", torch.Generator(world.device).manual_seed(seed))
+        made = {key: same(key) for key in pair}
+        both = made[pair[0]][1] & made[pair[1]][1]
+        frames = {key: clip[both] for key, (clip, _) in made.items()}
+        logits = {key: judges.keys(clip) for key, clip in frames.items()}
+        for kind, row in signs_of(name, logits, frames).items():
+            result[f"{name}_{kind}"] = row
+    return result
 
 
 def pose_ceilings(judges: Judges, world, clips: int, generator: torch.Generator) -> dict:
@@ -152,6 +203,8 @@ def measure(judges: Judges, world, clips: int, seed: int = 20) -> dict:
               "keys": lambda: key_ceilings(judges, world, max(2, clips // 16), gen),
               "pose": lambda: pose_ceilings(judges, world, clips, gen)}
     result = {name: tables[name]() for name in tables if name in judges.parts}
+    if "keys" in judges.parts:
+        result["signs"] = sign_ceilings(judges, world, max(2, clips // 16), seed)
     if "attributes" in judges.parts:
         result["ranges"] = rendered_ranges(judges, world, clips, gen)
     return result

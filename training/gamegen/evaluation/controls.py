@@ -6,34 +6,18 @@ session, "rendered" after rendered frames of a test world (only where there is a
 import torch
 
 from .. import captions
-from ..ceilings import key_right, share
+from ..ceilings import key_right, share, signs
 from ..judges import Judges
-from ..video_prompts import motion_field
 from .maker import Maker, keys_tensor
 
 COUNTED = ["W", "S", "A", "D", "SPACE"]
 RENDERED_FRAMES = 4
-GRID_CENTER = 0.5
 
 
 def script(key: str, walk: int, held: int) -> list:
     """Frames of walking, then the key of a script; SHIFT goes with W, "none" is no key."""
     names = {"SHIFT": "W SHIFT", "none": ""}.get(key, key)
     return [["W", walk], [names, held]]
-
-
-def directions(frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """u8 [B,T,H,W,3] -> mean shift to the right of the upper half and mean motion away from the centre, each [B].
-
-    Units: half-size pixels a frame, from the motion of blocks.
-    """
-    field = motion_field(frames)[:, 1:].float()  # [B,T-1,h,w,2]
-    h, w = field.shape[2:4]
-    shift = field[:, :, :(h + 1) // 2, :, 0].mean((1, 2, 3))
-    y = torch.arange(h, device=field.device)[:, None].expand(h, w) - (h - 1) * GRID_CENTER
-    x = torch.arange(w, device=field.device)[None].expand(h, w) - (w - 1) * GRID_CENTER
-    away = torch.stack([x, y], -1) / torch.sqrt(x * x + y * y).clamp(min=1.0)[..., None]  # [h,w,2]
-    return shift, (field * away)[:, :, h // 3:].sum(-1).mean((1, 2, 3))
 
 
 def keys_of_scripts(plan: dict, walk: int, device) -> torch.Tensor:
@@ -81,22 +65,18 @@ def world_column(prompts: list[dict], name: str) -> torch.Tensor:
 
 def measure_start(clips: dict[str, torch.Tensor], judges: Judges) -> dict:
     """Rows of one kind of start from the judged frames of each script."""
-    rows, motion = {}, {}
-    for key, frames in clips.items():
-        rows[key] = share(key_right(judges.keys(frames), None if key == "none" else key))
-        motion[key] = directions(frames)
-    signs = {"W_S": motion["W"][1] > motion["S"][1], "A_D": motion["A"][0] > motion["D"][0]}
-    return {"keys": rows, "sign": {name: share(right) for name, right in signs.items()},
-            "motion": {key: {"right": float(m[0].mean()), "away": float(m[1].mean())} for key, m in motion.items()}}
+    logits = {key: judges.keys(frames) for key, frames in clips.items()}
+    rows = {key: share(key_right(found, None if key == "none" else key)) for key, found in logits.items()}
+    return {"keys": rows} | signs(logits, clips)
 
 
 def summary(starts: dict) -> dict:
-    """The success of all starts together: the smaller of both tests counts."""
-    dynamics = [s["keys"][key] for s in starts.values() for key in COUNTED]
-    signs = [row for s in starts.values() for row in s["sign"].values()]
+    """The success of all starts together: the smaller of both tests counts. Block motion stands beside them."""
     mean = lambda rows: sum(r["value"] * r["count"] for r in rows) / sum(r["count"] for r in rows)
-    return {"value": min(mean(dynamics), mean(signs)), "count": sum(r["count"] for r in dynamics),
-            "inverse_dynamics": mean(dynamics), "sign": mean(signs), "starts": starts}
+    dynamics = [s["keys"][key] for s in starts.values() for key in COUNTED]
+    sign, blocks = ([row for s in starts.values() for row in s[name].values()] for name in ("sign", "block_sign"))
+    return {"value": min(mean(dynamics), mean(sign)), "count": sum(r["count"] for r in dynamics),
+            "inverse_dynamics": mean(dynamics), "sign": mean(sign), "block_sign": mean(blocks), "starts": starts}
 
 
 def measure(maker: Maker, judges: Judges, plan: dict, world=None) -> dict:
