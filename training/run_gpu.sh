@@ -5,7 +5,8 @@
 #
 # PLAN   perception  autoencoder, text encoder and judges side by side, then a minute of the foundation as a trial
 #        foundation  the larger part of the foundation's plan
-#        finish      the rest of it, InstructNet with the foundation frozen, then the evaluation
+#        finish      the rest of it, InstructNet with the foundation frozen, then the evaluation (with STATE/judges in
+#                    place of the judges in START, if it is there by then)
 # START  model folder to start from where STATE has nothing to go on with
 #
 # OUT gets model.tar.* (the model folder in parts), logs, pictures and tables. STATE (default /tmp/gamegen-state) keeps
@@ -83,16 +84,30 @@ perception() {
     rm -rf "$OUT"/model.tar.* "$OUT/judges"
 }
 
+# evaluate: the long sessions on one GPU, everything else on the other, within the time that is left.
+evaluate() {
+    wait
+    model=$STATE/model
+    cp "$start/evaluation.json" "$model/"
+    [ -d "$STATE/judges" ] && rm -rf "$model/judges" && cp -r "$STATE/judges" "$model/judges"
+    seconds=$(left 8)
+    echo "evaluation: $seconds s left"
+    CUDA_VISIBLE_DEVICES=0 "$python" "$here/eval.py" run "$model" --out "$OUT/long" --seconds "$seconds" \
+        --parts "${LONG_PARTS:-drift_60s,drift_10min}" --renderer 0 &
+    long=$!
+    CUDA_VISIBLE_DEVICES=$last "$python" "$here/eval.py" run "$model" --out "$OUT/short" --seconds "$seconds" \
+        --parts "${PARTS:-keys,words,alignment,reconstruction,video,pictures,frechet,steps}"
+    wait $long
+    "$python" "$here/eval.py" merge "$OUT/eval.json" "$OUT"/*/eval.json
+}
+
 case $plan in
 perception) perception ;;
 foundation) train train_foundation.py $((end - 5)) --start "$start" --to-fraction "${TO:-0.7}" ${FOUNDATION:-} ;;
 finish)
-    train train_foundation.py "$(awk "BEGIN { print int($begin + ${FOUNDATION_SECONDS:-190}) }")" --start "$start" \
-        --from-fraction "${FROM:-0.7}" --large-from 0 ${FOUNDATION:-}
-    [ -d "$STATE/model" ] && start=$STATE/model
-    train train_instructnet.py $((end - ${EVAL_SECONDS:-150})) --start "$start" ${INSTRUCTNET:-}
-    echo "evaluation: $(left 4) s left"
-    timeout "$(left 4)" "$python" "$here/eval.py" "$STATE/model" --out "$OUT" ${EVAL:-}
+    train train_foundation.py $((end - ${EVAL_SECONDS:-135})) --start "$start" --from-fraction "${FROM:-0.66}" \
+        --freeze-from "${FREEZE:-0.55}" --large-from 2 --p-event 0.6 --p-video 0.4 --reserve 6 ${FOUNDATION:-}
+    evaluate
     ;;
 *)
     echo "unknown plan: $plan" >&2

@@ -151,11 +151,39 @@ class JudgeTrainer:
                          f"{self.clips.rendered // WINDOW_CLIP} clips rendered in {self.spent['render']:.0f}s")
         return number
 
+    @torch.no_grad()
+    def balance(self, judge):
+        """Moves the bias of each key to where misses and false alarms on rendered validation clips are fewest.
+
+        The windows of training are not as often empty as those of play, so that the zero of the logits lies elsewhere.
+        """
+        gen, clips = torch.Generator(self.dev).manual_seed(11), 8 if SMALL else 192
+        logits = {}
+        for key in (*judges.KEYS[:judges.DECIDED], None):
+            parts = [ceilings.scripted(self.world, clips, key, start, gen, "val") for start in ceilings.STARTS]
+            frames = torch.cat([frames[done] for frames, done in parts])
+            if not len(frames):
+                return
+            logits[key] = judges.key_logits(judge, frames)[..., :judges.DECIDED].mean(1)  # [B,5]
+        shifts = torch.linspace(-3, 3, 49, device=self.dev)
+        for i, key in enumerate(judges.KEYS[:judges.DECIDED]):
+            others = torch.cat([v for k, v in logits.items() if k != key])
+            own = others[:, [j for j in range(judges.DECIDED) if j != i]].max(1).values.clamp(min=0)
+            wrong = [(logits[key][:, i] + s <= 0).float().mean() + (others[:, i] + s > own).float().mean() * 2
+                     for s in shifts]
+            wrong = torch.stack(wrong)
+            best = shifts[(wrong <= wrong.min() + 1e-6).nonzero()[:, 0]].mean()
+            judge.head.bias[i] += best
+            self.log(f"bias of {key}: {best.item():+.2f}, misses and false alarms {wrong.min().item():.4f} instead of "
+                     f"{wrong[len(shifts) // 2].item():.4f}")
+
     def save(self) -> int:
         """Averaged weights of all judges; returns their bytes on disk."""
         folder = self.args.out / "judges"
         for part, learner in self.learners.items():
             learner.average.swap()
+            if part == "keys":
+                self.balance(learner.judge)
             judges.save_judge(folder, part, learner.judge)
             learner.average.swap()
         return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
@@ -184,6 +212,14 @@ class JudgeTrainer:
         self.log(f"lowest rows: {ceilings.lowest(table)}")
 
 
+def measure(folder: Path, clips: int):
+    """Writes the ceilings of stored judges beside them."""
+    dev = device_setup()
+    table = ceilings.measure(judges.Judges(folder, dev), World(dev), clips)
+    (folder / "ceilings.json").write_text(json.dumps(table, indent=1) + "\n")
+    print(f"{folder}: lowest rows {ceilings.lowest(table)}", flush=True)
+
+
 def part_list(text: str) -> list[str]:
     """Comma separated names of judges."""
     parts = text.split(",")
@@ -209,7 +245,11 @@ def main():
     p.add_argument("--lr", type=float, default=2e-3)
     p.add_argument("--max-steps", type=int, default=0, help="0: no limit")
     p.add_argument("--seed", type=int, default=5)
+    p.add_argument("--measure", type=Path, help="measure the ceilings of the judges in this folder and do no more")
     args = p.parse_args()
+    if args.measure:
+        measure(args.measure, args.test_clips)
+        return
     args.out.mkdir(parents=True, exist_ok=True)
     JudgeTrainer(args).run()
 

@@ -57,9 +57,9 @@ def clear(labels: torch.Tensor, key: str | None) -> torch.Tensor:
     return (shown[:, wanted] >= CLEAR_SHARE.get(key, 1.0)).all(1) & (shown[:, others] == 0).all(1)
 
 
-def scripted(world, clips: int, key: str | None, start: str, generator: torch.Generator):
-    """Judged frames u8 [B,16,H,W,3] of a script in test worlds, and in which of them the key did its work [B]."""
-    state, _ = world.reset(clips, generator, split="test", unseen="any")
+def scripted(world, clips: int, key: str | None, start: str, generator: torch.Generator, split: str = "test"):
+    """Judged frames u8 [B,16,H,W,3] of a script in worlds of a split, and in which of them the key did its work [B]."""
+    state, _ = world.reset(clips, generator, split=split, unseen="any")
     keys = key_script(key, start, world.device).expand(clips, -1, -1)
     params = world.simulate(state, keys)
     judged = slice(BEFORE + SETTLED, None)

@@ -196,15 +196,23 @@ class Judges:
 
     def keys(self, frames: torch.Tensor) -> torch.Tensor:
         """u8 [B,T,H,W,3], T >= 5 -> logits [B,T-4,6] of the windows; window i ends with frame i + 4."""
-        b, t = frames.shape[:2]
-        x = torch.stack([small(part.to(self.device)) for part in frames])  # [B,T,3,96,160]
-        parts = [self._map(self.parts["keys"], x[:, i:i + WINDOW]) for i in range(t - WINDOW + 1)]
-        return torch.stack(parts, 1).reshape(b, t - WINDOW + 1, -1)
+        return key_logits(self.parts["keys"], frames.to(self.device))
 
     def pose(self, frames: torch.Tensor) -> torch.Tensor:
         """u8 [B,T,H,W,3] -> joints [B,T,J,3], see `PoseJudge`."""
         judge = self.parts["pose"]
         return self._map(lambda x: judge(small(x)), frames.flatten(0, 1)).reshape(*frames.shape[:2], -1, 3)
+
+
+def key_logits(judge: KeysJudge, frames: torch.Tensor) -> torch.Tensor:
+    """u8 [B,T,H,W,3] -> logits [B,T-4,6] of the windows, a few clips at a time."""
+    windows, parts = frames.shape[1] - WINDOW + 1, []
+    for clips in frames.split(max(1, CHUNK // (2 * windows))):
+        x = torch.stack([small(clip) for clip in clips])  # [b,T,3,96,160]
+        x = torch.stack([x[:, i:i + WINDOW] for i in range(windows)], 1).flatten(0, 1)  # [b*N,5,3,96,160]
+        with torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda):
+            parts.append(judge(x).reshape(len(clips), windows, -1))
+    return torch.cat(parts)
 
 
 def decide(logits: torch.Tensor) -> torch.Tensor:
