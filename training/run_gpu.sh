@@ -92,7 +92,8 @@ finish)
     [ -d "$STATE/model" ] && start=$STATE/model
     train train_instructnet.py $((end - ${EVAL_SECONDS:-150})) --start "$start" ${INSTRUCTNET:-}
     echo "evaluation: $(left 4) s left"
-    timeout "$(left 4)" "$python" "$here/eval.py" run "$STATE/model" --out "$OUT" --seconds "$(left 6)" ${EVAL:-}
+    timeout "$(left 4)" "$python" "$here/eval.py" run "$STATE/model" --out "$OUT" \
+        --protocol "$here/../models/gamegen-x-mini/evaluation.json" --seconds "$(left 6)" ${EVAL:-}
     ;;
 *)
     echo "unknown plan: $plan" >&2
