@@ -177,12 +177,13 @@ fn tokenizer_gives_the_recorded_ids() {
     for case in file.cases {
         let count = model.count_tokens(&case.text);
         if count <= file.max_length {
-            let ids = model.tokenizer().encode("prompt", &case.text).expect("it fits");
+            let ids = model.tokenizer().encode("prompt", &case.text, file.max_length).expect("it fits");
             assert_eq!(ids, case.ids, "{:?}", case.text);
             assert_eq!(count, ids.len());
         } else {
             assert_eq!(case.ids.len(), file.max_length, "a longer text was cut");
-            let error = model.tokenizer().encode("prompt", &case.text).expect_err("texts are never cut in silence");
+            let refused = model.tokenizer().encode("prompt", &case.text, file.max_length);
+            let error = refused.expect_err("texts are never cut in silence");
             assert!(error.to_string().contains("prompt"), "{error}");
         }
     }
