@@ -8,7 +8,6 @@ use std::sync::{Arc, OnceLock};
 
 use gamegend::compute::{DeviceKind, Executor, Output, Precision, Run, StateLayout, cpu, gpu, reference};
 use gamegend::model::net::Net;
-use gamegend::model::plans;
 use gamegend::model::sampler::{Stream, StreamPlans};
 use gamegend::model::state::{FrameSize, SessionLayout};
 use gamegend::model::{Keys, Model, msdit, vae};

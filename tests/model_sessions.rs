@@ -235,7 +235,8 @@ fn a_video_prompt_acts_until_its_end_and_costs_nothing_without() {
 
 #[test]
 fn large_pictures_have_a_smaller_latent() {
-    let vae = &model().config().vae;
+    let model = model();
+    let vae = &model.config().vae;
     let large = gamegend::model::state::FrameSize { width: 1280, height: 720 };
     let small = gamegend::model::state::FrameSize { width: 640, height: 360 };
     assert_eq!(small.latent(vae), (12, 20));

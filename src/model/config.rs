@@ -278,23 +278,23 @@ impl Config {
 }
 
 /// Parses one file.
-fn read<T: DeserializeOwned>(dir: &Path, name: &str) -> Result<T, ModelError> {
+pub(super) fn read<T: DeserializeOwned>(dir: &Path, name: &str) -> Result<T, ModelError> {
     let path = dir.join(name);
     let bytes = read_limited(&path, super::limits::JSON_BYTES_MAX)?;
     serde_json::from_slice(&bytes).map_err(|source| ModelError::Json { path, source })
 }
 
 /// Builds the errors of one file.
-struct Checker {
+pub(super) struct Checker {
     path: PathBuf,
 }
 
 impl Checker {
-    fn new(dir: &Path, name: &str) -> Checker {
+    pub fn new(dir: &Path, name: &str) -> Checker {
         Checker { path: dir.join(name) }
     }
 
-    fn that(&self, ok: bool, field: &str, found: impl Debug, needs: impl Into<String>) -> Result<(), ModelError> {
+    pub fn that(&self, ok: bool, field: &str, found: impl Debug, needs: impl Into<String>) -> Result<(), ModelError> {
         if ok {
             return Ok(());
         }
@@ -302,16 +302,16 @@ impl Checker {
         Err(ModelError::Config { path, field, found: format!("{found:?}"), needs: needs.into() })
     }
 
-    fn same<T: PartialEq + Debug>(&self, field: &str, found: T, needs: T) -> Result<(), ModelError> {
+    pub fn same<T: PartialEq + Debug>(&self, field: &str, found: T, needs: T) -> Result<(), ModelError> {
         let ok = found == needs;
         self.that(ok, field, found, format!("{needs:?}"))
     }
 
-    fn within(&self, field: &str, found: usize, min: usize, max: usize) -> Result<(), ModelError> {
+    pub fn within(&self, field: &str, found: usize, min: usize, max: usize) -> Result<(), ModelError> {
         self.that((min..=max).contains(&found), field, found, format!("{min}..={max}"))
     }
 
-    fn positive(&self, field: &str, found: f32, max: f32) -> Result<(), ModelError> {
+    pub fn positive(&self, field: &str, found: f32, max: f32) -> Result<(), ModelError> {
         self.that(found > 0.0 && found <= max, field, found, format!("above 0, at most {max}"))
     }
 }

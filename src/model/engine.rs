@@ -184,11 +184,18 @@ impl Engine {
         session.stream.set_instruction(&mut *self.executor, &ids)
     }
 
+    /// The next frame follows one control picture: RGB bytes of the session's size. See [`Engine::set_video_prompt`].
+    pub fn lead(&mut self, session: &mut Session, kind: &str, picture: &[u8]) -> Result<(), ModelError> {
+        let size = session.size();
+        let latents = self.encode(&[picture], size.width as u32, size.height as u32)?;
+        self.set_video_prompt(session, Some(VideoPrompt { kind: kind.to_string(), latents }))
+    }
+
     /// From the next frame on shows the session one control picture a frame; after the last one it goes on without, as
     /// it does from now on with `None`. Without a video prompt nothing costs more.
     ///
-    /// Errors: [`ModelError::Request`] for a kind that the model does not know, or a latent of a wrong length; errors of
-    /// the device.
+    /// Errors: [`ModelError::Request`] for a kind that the model does not know, or a latent of a wrong length; errors
+    /// of the device.
     pub fn set_video_prompt(&mut self, session: &mut Session, prompt: Option<VideoPrompt>) -> Result<(), ModelError> {
         let Some(VideoPrompt { kind, latents }) = prompt else {
             session.stream.clear_video_prompt();

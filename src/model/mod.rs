@@ -12,7 +12,9 @@ pub mod config;
 pub mod engine;
 mod environment;
 mod error;
+pub mod eval;
 pub mod instructnet;
+pub mod judges;
 pub mod limits;
 pub mod msdit;
 pub mod net;
@@ -23,6 +25,7 @@ pub mod state;
 pub mod t5;
 pub mod tokenizer;
 pub mod vae;
+pub mod video_prompt;
 pub mod weights;
 
 use std::path::Path;

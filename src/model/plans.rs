@@ -155,7 +155,7 @@ pub struct TickPlan {
     pub latent: Tensor,
 }
 
-/// Inputs and parameters of [`FrameInputs`], the tokens as a view, and the modulation. `kind` is that of a video prompt.
+/// Inputs and parameters of [`FrameInputs`], the tokens as a view, and the modulation. `kind`: of a video prompt.
 fn frame_inputs(
     x: &PlanContext<'_>,
     net: &mut Net,
@@ -198,8 +198,8 @@ fn frame_inputs(
     Ok((inputs, tokens, tick, modulation))
 }
 
-/// The plan of a tick with `steps` denoising steps. `first` is the very first frame of a text-only start; `kind` is that
-/// of a video prompt, if there is one.
+/// The plan of a tick with `steps` denoising steps. `first` is the very first frame of a text-only start; `kind` is
+/// that of a video prompt, if there is one.
 ///
 /// The tokens' first half begins as noise and ends as the latent; the second half begins as noise and becomes
 /// `(previous + context_noise * noise) / sqrt(1 + context_noise^2)`. For the first frame the second half must be zeros.

@@ -246,8 +246,8 @@ impl Stream {
         Ok(())
     }
 
-    /// Shows a picture to each of the next frames: its latent [N, Z]. `kind` is an index into the model's kinds of video
-    /// prompts. After the last one the stream goes on without.
+    /// Shows a picture to each of the next frames: its latent [N, Z]. `kind` is an index into the model's kinds of
+    /// video prompts. After the last one the stream goes on without.
     pub fn set_video_prompt(
         &mut self,
         executor: &mut dyn Executor,
@@ -353,8 +353,8 @@ impl Stream {
         Ok(())
     }
 
-    /// One pass over the tokens in [`Stream::noise`] as they are, under a condition vector [E] and the video prompt; the
-    /// frame's latent for the decoder and the next frame is their first half. `velocity` takes [N, Z].
+    /// One pass over the tokens in [`Stream::noise`] as they are, under a condition vector [E] and the video prompt;
+    /// the frame's latent for the decoder and the next frame is their first half. `velocity` takes [N, Z].
     pub fn pass(
         &mut self,
         executor: &mut dyn Executor,

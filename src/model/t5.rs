@@ -84,8 +84,8 @@ pub fn embed(c: &TextConfig, table: &[f32], ids: &[u32], length: usize) -> Vec<f
     padded.flat_map(|id| &table[id as usize * c.d_model..][..c.d_model]).copied().collect()
 }
 
-/// Features [L, D] of a text given as rows of the table of words [L, D], L one of [`TextConfig::lengths`]. Only the first `count` rows mean something;
-/// they do not depend on the rest.
+/// Features [L, D] of a text given as rows of the table of words [L, D], L one of [`TextConfig::lengths`]. Only the
+/// first `count` rows mean something; they do not depend on the rest.
 pub fn encode(net: &mut Net, c: &TextConfig, words: View, count: Param) -> Result<View, ComputeError> {
     net.at(COMPONENT, |net| {
         net.probe("embedding", words)?;

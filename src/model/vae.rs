@@ -69,12 +69,12 @@ pub fn expected(c: &VaeConfig) -> Vec<Expected> {
     all
 }
 
-fn conv3x3(all: &mut Vec<Expected>, name: &str, out: usize, inner: usize) {
+pub(super) fn conv3x3(all: &mut Vec<Expected>, name: &str, out: usize, inner: usize) {
     all.push(Expected::new(format!("{name}.weight"), &[out, inner, 3, 3], Kind::Conv3x3));
     all.push(Expected::new(format!("{name}.bias"), &[out], Kind::Vector));
 }
 
-fn pointwise(all: &mut Vec<Expected>, name: &str, out: usize, inner: usize) {
+pub(super) fn pointwise(all: &mut Vec<Expected>, name: &str, out: usize, inner: usize) {
     all.push(Expected::new(format!("{name}.weight"), &[out, inner, 1, 1], Kind::Pointwise));
     all.push(Expected::new(format!("{name}.bias"), &[out], Kind::Vector));
 }
@@ -85,7 +85,7 @@ fn blocks(all: &mut Vec<Expected>, stage: &str, width: usize, count: usize) {
     }
 }
 
-fn residual(all: &mut Vec<Expected>, name: &str, width: usize) {
+pub(super) fn residual(all: &mut Vec<Expected>, name: &str, width: usize) {
     all.push(Expected::new(format!("{name}.norm.weight"), &[width], Kind::Vector));
     conv3x3(all, &format!("{name}.conv1"), width, width);
     pointwise(all, &format!("{name}.conv2"), width, width);
@@ -154,7 +154,7 @@ pub fn encode(
                 (height, width) = (height / 2, width / 2);
             }
             for j in 0..c.encoder_blocks[s] {
-                net.at(&format!("{stage}.block.{j}"), |net| block(net, c, x, (height, width)))?; // [P, C]
+                net.at(&format!("{stage}.block.{j}"), |net| block(net, c.norm_eps, x, (height, width)))?; // [P, C]
             }
             net.probe(&stage, x)?;
         }
@@ -165,14 +165,19 @@ pub fn encode(
     })
 }
 
-fn unshuffle(net: &mut Net, x: View, (height, width): (usize, usize), r: usize) -> Result<View, ComputeError> {
+pub(super) fn unshuffle(
+    net: &mut Net,
+    x: View,
+    (height, width): (usize, usize),
+    r: usize,
+) -> Result<View, ComputeError> {
     let y = net.temp("unshuffle", x.rows / (r * r), x.cols * r * r);
     net.push("unshuffle", Unshuffle { x, height, width, r, y })?;
     Ok(y)
 }
 
 /// Space to channel by 2 and a 1x1 convolution; the mean of groups of channels is a shortcut where it divides.
-fn downsample(net: &mut Net, x: View, size: (usize, usize), c_out: usize) -> Result<View, ComputeError> {
+pub(super) fn downsample(net: &mut Net, x: View, size: (usize, usize), c_out: usize) -> Result<View, ComputeError> {
     let x = unshuffle(net, x, size, 2)?; // [P/4, 4C]
     if !x.cols.is_multiple_of(c_out) {
         return net.linear("downsample.conv", x, Fuse::default()); // [P/4, Cout]
@@ -183,8 +188,8 @@ fn downsample(net: &mut Net, x: View, size: (usize, usize), c_out: usize) -> Res
 }
 
 /// Residual block, in place: `x + conv2(silu(conv1(norm(x))))`, 3x3 then 1x1. `x` [P, C].
-fn block(net: &mut Net, c: &VaeConfig, x: View, size: (usize, usize)) -> Result<(), ComputeError> {
-    let y = net.weighted_norm("norm", x, Act::None, c.norm_eps)?; // [P, C]
+pub(super) fn block(net: &mut Net, eps: f32, x: View, size: (usize, usize)) -> Result<(), ComputeError> {
+    let y = net.weighted_norm("norm", x, Act::None, eps)?; // [P, C]
     let y = net.conv3x3("conv1", y, size, Act::Silu)?; // [P, C]
     net.linear("conv2", y, Fuse::add_to(x, None))?; // [P, C]
     Ok(())
@@ -232,7 +237,7 @@ pub fn decode_frame(net: &mut Net, c: &VaeConfig, features: Features, scale: usi
         }
         let size = (f.height, f.width);
         if scale > 1 {
-            net.at(&at_scale(LAST_BLOCK, scale), |net| block(net, c, f.x, size))?; // [P, C3]
+            net.at(&at_scale(LAST_BLOCK, scale), |net| block(net, c.norm_eps, f.x, size))?; // [P, C3]
         }
         let x = net.weighted_norm(&at_scale("decoder.norm_out", scale), f.x, Act::Silu, c.norm_eps)?; // [P, C3]
         let x = net.conv3x3(&at_scale("decoder.conv_out", scale), x, size, Act::None)?; // [P, 48 s^2]
@@ -243,7 +248,7 @@ pub fn decode_frame(net: &mut Net, c: &VaeConfig, features: Features, scale: usi
 
 fn stage_blocks(net: &mut Net, c: &VaeConfig, f: Features, s: usize) -> Result<Features, ComputeError> {
     for j in 0..c.decoder_blocks[s] {
-        net.at(&format!("decoder.up.{s}.block.{j}"), |net| block(net, c, f.x, (f.height, f.width)))?;
+        net.at(&format!("decoder.up.{s}.block.{j}"), |net| block(net, c.norm_eps, f.x, (f.height, f.width)))?;
     }
     net.probe(&format!("decoder.up.{s}"), f.x)?;
     Ok(f)
@@ -251,13 +256,23 @@ fn stage_blocks(net: &mut Net, c: &VaeConfig, f: Features, s: usize) -> Result<F
 
 /// A 1x1 convolution to 4 * Cout channels plus repeated channels as a shortcut, then channel to space by 2.
 fn upsample(net: &mut Net, c: &VaeConfig, f: Features, s: usize) -> Result<Features, ComputeError> {
-    net.at(&format!("decoder.up.{s}"), |net| {
-        let (height, width) = (f.height, f.width);
-        let x = net.linear("upsample.conv", f.x, Fuse::default())?; // [P, 4 * Cout]
-        let y = net.temp("upsample", 4 * f.x.rows, c.decoder_channels[s]); // [4P, Cout]
-        net.push("upsample.shuffle", Shuffle { x, shortcut: Some(f.x), height, width, r: 2, y })?;
-        Ok(Features { x: y, height: 2 * height, width: 2 * width })
-    })
+    let (height, width) = (f.height, f.width);
+    let grow = |net: &mut Net| upsampled(net, f.x, (height, width), c.decoder_channels[s]);
+    let x = net.at(&format!("decoder.up.{s}"), grow)?; // [4P, Cout]
+    Ok(Features { x, height: 2 * height, width: 2 * width })
+}
+
+/// The layer `upsample` at this place in the tree, from features [P, C] to [4P, Cout].
+pub(super) fn upsampled(
+    net: &mut Net,
+    shortcut: View,
+    (height, width): (usize, usize),
+    c_out: usize,
+) -> Result<View, ComputeError> {
+    let x = net.linear("upsample.conv", shortcut, Fuse::default())?; // [P, 4 * Cout]
+    let y = net.temp("upsample", 4 * shortcut.rows, c_out); // [4P, Cout]
+    net.push("upsample.shuffle", Shuffle { x, shortcut: Some(shortcut), height, width, r: 2, y })?;
+    Ok(y)
 }
 
 /// Causal temporal mix: `x + conv(cat(y, before))` with `y = norm(x)` and `before` the `y` of the frame before, or `y`
