@@ -1,75 +1,26 @@
 //! The model against recorded inputs and outputs of its PyTorch modules, layer by layer, on every executor.
-//!
-//! `GAMEGEN_TEST_MODEL` and `GAMEGEN_TEST_FIXTURES` name other folders than the shipped ones.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+mod parity;
 
-use gamegend::compute::{DeviceKind, Executor, Output, Precision, Run, StateLayout, cpu, gpu, reference};
+use std::sync::Arc;
+
+use gamegend::compute::{DeviceKind, Executor, Output, Run, StateLayout};
 use gamegend::model::net::Net;
 use gamegend::model::sampler::{Stream, StreamPlans};
 use gamegend::model::state::{FrameSize, SessionLayout};
-use gamegend::model::{Keys, Model, msdit, vae};
-use safetensors::SafeTensors;
+use gamegend::model::{Keys, msdit, vae};
+use parity::{Fixture, Judge, Tensor, assert_hash, executors, folder, model};
 
-/// Largest error that is allowed, as a part of the largest value.
-const F32_ERROR: f32 = 1e-3;
-const F16_ERROR: f32 = 2e-2;
-
-fn folder(variable: &str, default: &str) -> PathBuf {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    std::env::var_os(variable).map_or_else(|| root.join(default), PathBuf::from)
-}
-
-fn model() -> Arc<Model> {
-    static MODEL: OnceLock<Arc<Model>> = OnceLock::new();
-    let load = || Model::load(&folder("GAMEGEN_TEST_MODEL", "models/gamegen-x-mini")).expect("the shipped model loads");
-    MODEL.get_or_init(load).clone()
-}
-
-/// One file of recorded tensors.
-struct Fixture {
-    tensors: BTreeMap<String, Tensor>,
-    metadata: BTreeMap<String, String>,
-}
-
-#[derive(Clone)]
-struct Tensor {
-    dims: Vec<usize>,
-    data: Vec<f32>,
-}
-
-impl Fixture {
-    fn open(name: &str) -> Fixture {
-        let path = folder("GAMEGEN_TEST_FIXTURES", "tests/fixtures").join(format!("{name}.safetensors"));
-        let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        let (_, header) = SafeTensors::read_metadata(&bytes).expect("a fixture has a header");
-        let metadata: BTreeMap<_, _> = header.metadata().clone().unwrap_or_default().into_iter().collect();
-        assert_hash(&metadata["model_sha256"]);
-        let file = SafeTensors::deserialize(&bytes).expect("a fixture is whole");
-        let value = |view: &safetensors::tensor::TensorView<'_>| {
-            let word = |c: &[u8]| [c[0], c[1], c[2], c[3]];
-            let words = view.data().chunks_exact(4).map(word);
-            let data = match view.dtype() {
-                safetensors::Dtype::U8 => view.data().iter().map(|b| f32::from(*b)).collect(),
-                safetensors::Dtype::I32 => words.map(|w| i32::from_le_bytes(w) as f32).collect(),
-                _ => words.map(f32::from_le_bytes).collect(),
-            };
-            Tensor { dims: view.shape().to_vec(), data }
-        };
-        Fixture { tensors: file.iter().map(|(n, v)| (n.to_string(), value(&v))).collect(), metadata }
-    }
-
-    fn get(&self, name: &str) -> &Tensor {
-        self.tensors.get(name).unwrap_or_else(|| panic!("the fixture has no {name}"))
-    }
-
-    fn data(&self, name: &str) -> &[f32] {
-        &self.get(name).data
-    }
-
+/// The values of a fixture as the model wants them.
+trait Values {
     /// A picture [C, h, w] as rows of channels [h * w, C].
+    fn rows(&self, name: &str) -> Vec<f32>;
+    fn ids(&self, name: &str) -> Vec<u32>;
+    fn keys(&self, name: &str) -> Keys;
+    fn number(&self, name: &str) -> usize;
+}
+
+impl Values for Fixture {
     fn rows(&self, name: &str) -> Vec<f32> {
         let t = self.get(name);
         let pixels = t.dims[1] * t.dims[2];
@@ -89,74 +40,12 @@ impl Fixture {
     }
 }
 
-fn assert_hash(recorded: &str) {
-    assert_eq!(
-        recorded,
-        model().info().hash,
-        "the fixtures are of another model: run `python3 training/fixtures.py models/gamegen-x-mini tests/fixtures`"
-    );
-}
-
-/// Compares values with the recorded ones.
-struct Judge {
-    name: String,
-    allowed: f32,
-    worst: (f32, String),
-}
-
-impl Judge {
-    fn same(&mut self, what: &str, found: &[f32], recorded: &[f32]) {
-        assert_eq!(found.len(), recorded.len(), "{}: {what}", self.name);
-        let largest = recorded.iter().fold(0.0f32, |m, v| m.max(v.abs())).max(1e-6);
-        let off = found.iter().zip(recorded).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
-        let error = off / largest;
-        assert!(error <= self.allowed, "{}: {what} is off by {error:e} of its largest value {largest}", self.name);
-        assert!(found.iter().all(|v| v.is_finite()), "{}: {what}", self.name);
-        if error > self.worst.0 {
-            self.worst = (error, what.to_string());
-        }
-    }
-}
-
-impl Drop for Judge {
-    fn drop(&mut self) {
-        println!("{}: largest error {:e} at {}", self.name, self.worst.0, self.worst.1);
-    }
-}
-
 /// Runs a check on every executor that is here, with the weights loaded.
 fn on_every_executor(check: impl Fn(&mut dyn Executor, &mut Judge)) {
-    let mut all: Vec<Box<dyn Executor>> = vec![
-        Box::new(reference::ReferenceExecutor::new(Precision::F32)),
-        Box::new(reference::ReferenceExecutor::new(Precision::F16)),
-        Box::new(cpu::CpuExecutor::new(2).expect("two threads")),
-    ];
-    all.extend(vulkan());
-    for mut executor in all {
+    for (mut executor, mut judge) in executors() {
         executor.load_weights(model().weights()).expect("weights fit into memory");
-        let info = executor.device().clone();
-        let allowed = if info.precision == Precision::F32 { F32_ERROR } else { F16_ERROR };
-        let name = format!("{:?} {:?} ({})", info.kind, info.precision, info.name);
-        check(&mut *executor, &mut Judge { name, allowed, worst: (0.0, String::new()) });
+        check(&mut *executor, &mut judge);
     }
-}
-
-/// Vulkan drivers, in both precisions.
-fn vulkan() -> Vec<Box<dyn Executor>> {
-    let entries = gpu::devices().unwrap_or_default();
-    if entries.is_empty() {
-        let required = std::env::var("GAMEGEND_TEST_REQUIRE").unwrap_or_default();
-        assert!(!required.split(',').any(|r| r == "gpu"), "a Vulkan driver is required");
-        println!("skipped: no Vulkan driver");
-    }
-    let mut all: Vec<Box<dyn Executor>> = Vec::new();
-    for (entry, precision) in entries.iter().flat_map(|e| [(e, Precision::F32), (e, Precision::F16)]) {
-        match gpu::GpuExecutor::open(entry.index, Some(precision)) {
-            Ok(executor) => all.push(Box::new(executor)),
-            Err(e) => println!("skipped: {} in {precision:?}: {e}", entry.name),
-        }
-    }
-    all
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! `evaluation.json`: the fixed prompts with what they say, key scripts, changes, and seeds. `training/eval.py protocol`
-//! writes it, so that every engine measures the same thing.
+//! `evaluation.json`: the fixed prompts with what they say, key scripts, changes, and seeds.
+//! `training/eval.py protocol` writes it, so that every engine measures the same thing.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -206,6 +206,24 @@ mod tests {
         assert_eq!(script_keys("SHIFT"), Keys::from_names(&["W", "SHIFT"]).ok());
         assert_eq!(script_keys("W SPACE"), Keys::from_names(&["W", "SPACE"]).ok());
         assert_eq!(script_keys("Q"), None);
+    }
+
+    /// The numbers are those of `random_keys` in `training/gamegen/evaluation/protocol.py`.
+    #[test]
+    fn random_keys_are_those_of_the_other_engine() {
+        let modes = serde_json::json!([
+            ["", 8], ["W", 20], ["W A", 10], ["W D", 10], ["A", 13], ["D", 13], ["S", 8], ["W SHIFT", 8],
+            ["W A SHIFT", 3], ["W D SHIFT", 3], ["S A", 2], ["S D", 2]
+        ]);
+        let plan = serde_json::json!({
+            "prompts": [], "frames": {}, "walk": 24, "probe": [], "held": 24, "settled": 8, "seed": 2026,
+            "modes": modes, "change": 0.07, "jump": 0.035, "jump_frames": 3, "last": 24, "checks": 10
+        });
+        let plan: DriftPlan = serde_json::from_value(plan).expect("every field is there");
+        let keys = random_keys(&plan, 3, 400);
+        assert_eq!(keys[11..17].iter().map(|k| k.0).collect::<Vec<_>>(), [5, 21, 24, 24, 8, 8]);
+        let hash = keys.iter().fold(0u32, |h, k| h.wrapping_mul(31).wrapping_add(u32::from(k.0)));
+        assert_eq!(hash, 2_773_833_470);
     }
 
     #[test]

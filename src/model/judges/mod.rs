@@ -59,8 +59,8 @@ pub struct Judges {
 }
 
 impl Judges {
-    /// Reads judges from the folder that holds one folder for each. Errors: the file, field or tensor that is missing or
-    /// wrong; errors of the device.
+    /// Reads judges from the folder that holds one folder for each. Errors: the file, field or tensor that is missing
+    /// or wrong; errors of the device.
     pub fn load(dir: &Path, parts: &[Part], mut executor: Box<dyn Executor>) -> Result<Judges, ModelError> {
         let mut loader = Loader::new();
         let mut read = Vec::new();

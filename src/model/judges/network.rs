@@ -1,5 +1,5 @@
-//! The judges' networks, recorded into plans: space to channel by 2, stages of residual blocks, each at half the size of
-//! the one before, made of what the autoencoder is made of.
+//! The judges' networks, recorded into plans: space to channel by 2, stages of residual blocks, each at half the size
+//! of the one before, made of what the autoencoder is made of.
 //!
 //! P places of a stage; C channels; D channels of the last stage; J joints.
 
