@@ -242,6 +242,15 @@ fn large_pictures_have_a_smaller_latent() {
     assert_eq!(small.latent(vae), (12, 20));
     match vae.two_fold_from {
         Some(_) => assert_eq!((large.latent(vae), large.padded(vae)), ((12, 20), (768, 1280))),
-        None => assert_eq!((large.latent(vae), large.padded(vae)), ((23, 40), (736, 1280))),
+        None => return assert_eq!((large.latent(vae), large.padded(vae)), ((23, 40), (736, 1280))),
     }
+    let mut engine = engine();
+    let steps = model.info().default_steps;
+    let spec = SessionSpec { width: 1280, height: 720, steps, ..spec(1) };
+    assert!(engine.state_bytes(&spec) <= 256 << 20, "a session keeps {} bytes", engine.state_bytes(&spec));
+    let session = engine.open(&spec).expect("a session");
+    let flops = session.tick_flops();
+    println!("1280x720, {steps} steps: {:.2} GFLOP a frame", flops as f64 / 1e9);
+    assert!(flops <= 60_000_000_000, "a frame takes {flops} operations");
+    engine.close(session);
 }

@@ -6,8 +6,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use gamegend::compute::{Executor, Precision, cpu, gpu, reference};
+use gamegend::compute::gpu::{self, GpuExecutor, GpuOptions, Validation};
+use gamegend::compute::{Executor, Precision, cpu, reference};
 use gamegend::model::Model;
+use gamegend::vk::Canary;
 use safetensors::SafeTensors;
 
 /// Largest error that is allowed, as a part of the largest value.
@@ -87,6 +89,8 @@ pub struct Judge {
     name: String,
     allowed: f32,
     worst: (f32, String),
+    /// Where the validation layers complain, on a Vulkan driver.
+    canary: Option<Arc<Canary>>,
 }
 
 impl Judge {
@@ -106,38 +110,45 @@ impl Judge {
 impl Drop for Judge {
     fn drop(&mut self) {
         println!("{}: largest error {:e} at {}", self.name, self.worst.0, self.worst.1);
+        let messages = self.canary.as_ref().map(|canary| canary.drain()).unwrap_or_default();
+        assert!(messages.is_empty() || std::thread::panicking(), "validation: {}", messages.join("\n"));
     }
 }
 
 /// Every executor that is here, with a judge of what it gives.
 pub fn executors() -> Vec<(Box<dyn Executor>, Judge)> {
-    let mut all: Vec<Box<dyn Executor>> = vec![
+    let plain: [Box<dyn Executor>; 3] = [
         Box::new(reference::ReferenceExecutor::new(Precision::F32)),
         Box::new(reference::ReferenceExecutor::new(Precision::F16)),
         Box::new(cpu::CpuExecutor::new(2).expect("two threads")),
     ];
-    all.extend(vulkan());
-    let judged = |executor: Box<dyn Executor>| {
+    let mut all: Vec<(Box<dyn Executor>, Option<Arc<Canary>>)> = plain.into_iter().map(|e| (e, None)).collect();
+    for executor in vulkan() {
+        let canary = executor.canary();
+        all.push((Box::new(executor), Some(canary)));
+    }
+    let judged = |(executor, canary): (Box<dyn Executor>, _)| {
         let info = executor.device().clone();
         let allowed = if info.precision == Precision::F32 { F32_ERROR } else { F16_ERROR };
         let name = format!("{:?} {:?} ({})", info.kind, info.precision, info.name);
-        (executor, Judge { name, allowed, worst: (0.0, String::new()) })
+        (executor, Judge { name, allowed, worst: (0.0, String::new()), canary })
     };
     all.into_iter().map(judged).collect()
 }
 
-/// Vulkan drivers, in both precisions.
-fn vulkan() -> Vec<Box<dyn Executor>> {
+/// Vulkan drivers, in both precisions, with the validation layers where they are installed.
+fn vulkan() -> Vec<GpuExecutor> {
     let entries = gpu::devices().unwrap_or_default();
     if entries.is_empty() {
         let required = std::env::var("GAMEGEND_TEST_REQUIRE").unwrap_or_default();
         assert!(!required.split(',').any(|r| r == "gpu"), "a Vulkan driver is required");
         println!("skipped: no Vulkan driver");
     }
-    let mut all: Vec<Box<dyn Executor>> = Vec::new();
+    let mut all = Vec::new();
     for (entry, precision) in entries.iter().flat_map(|e| [(e, Precision::F32), (e, Precision::F16)]) {
-        match gpu::GpuExecutor::open(entry.index, Some(precision)) {
-            Ok(executor) => all.push(Box::new(executor)),
+        let options = GpuOptions { precision: Some(precision), validation: Validation::Core, ..GpuOptions::default() };
+        match GpuExecutor::open_with(entry.index, &options) {
+            Ok(executor) => all.push(executor),
             Err(e) => println!("skipped: {} in {precision:?}: {e}", entry.name),
         }
     }

@@ -212,8 +212,18 @@ mod tests {
     #[test]
     fn random_keys_are_those_of_the_other_engine() {
         let modes = serde_json::json!([
-            ["", 8], ["W", 20], ["W A", 10], ["W D", 10], ["A", 13], ["D", 13], ["S", 8], ["W SHIFT", 8],
-            ["W A SHIFT", 3], ["W D SHIFT", 3], ["S A", 2], ["S D", 2]
+            ["", 8],
+            ["W", 20],
+            ["W A", 10],
+            ["W D", 10],
+            ["A", 13],
+            ["D", 13],
+            ["S", 8],
+            ["W SHIFT", 8],
+            ["W A SHIFT", 3],
+            ["W D SHIFT", 3],
+            ["S A", 2],
+            ["S D", 2]
         ]);
         let plan = serde_json::json!({
             "prompts": [], "frames": {}, "walk": 24, "probe": [], "held": 24, "settled": 8, "seed": 2026,
