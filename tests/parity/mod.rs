@@ -122,18 +122,18 @@ pub fn executors() -> Vec<(Box<dyn Executor>, Judge)> {
         Box::new(reference::ReferenceExecutor::new(Precision::F16)),
         Box::new(cpu::CpuExecutor::new(2).expect("two threads")),
     ];
-    let mut all: Vec<(Box<dyn Executor>, Option<Arc<Canary>>)> = plain.into_iter().map(|e| (e, None)).collect();
-    for executor in vulkan() {
-        let canary = executor.canary();
-        all.push((Box::new(executor), Some(canary)));
-    }
-    let judged = |(executor, canary): (Box<dyn Executor>, _)| {
+    let judged = |executor: Box<dyn Executor>, canary: Option<Arc<Canary>>| {
         let info = executor.device().clone();
         let allowed = if info.precision == Precision::F32 { F32_ERROR } else { F16_ERROR };
         let name = format!("{:?} {:?} ({})", info.kind, info.precision, info.name);
         (executor, Judge { name, allowed, worst: (0.0, String::new()), canary })
     };
-    all.into_iter().map(judged).collect()
+    let mut all: Vec<_> = plain.into_iter().map(|executor| judged(executor, None)).collect();
+    for executor in vulkan() {
+        let canary = executor.canary();
+        all.push(judged(Box::new(executor), Some(canary)));
+    }
+    all
 }
 
 /// Vulkan drivers, in both precisions, with the validation layers where they are installed.

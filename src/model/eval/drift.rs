@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::ceilings::Ceilings;
-use super::maker::{Clip, Maker, judged, key_right, small, statistics};
+use super::maker::{Clip, Maker, judged, key_logits, small, statistics};
 use super::protocol::{DriftPlan, SEEN_FRAMES, Says, named_keys, random_keys};
 use super::report::{Report, Share, object};
 use super::words::agreement;
@@ -168,7 +168,7 @@ impl Session {
         match what {
             Look::Seen { end } => self.seen[usize::from(end)] = judged(judges, frames)?,
             Look::Probe { end, key } => {
-                let right = key_right(judges, frames, &plan.probe[key])?;
+                let right = key_logits(judges, frames)?.names(&plan.probe[key]);
                 self.probes[usize::from(end)].insert(key, right);
             }
             Look::Check if self.collapse.is_none() => {

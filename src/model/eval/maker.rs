@@ -110,20 +110,34 @@ pub fn judged(judges: &mut Judges, frames: &[Small]) -> Result<BTreeMap<String, 
     Ok(found)
 }
 
-/// Does the keys judge name the key of a script? SHIFT is a question of its own; `none` is right if no key is likelier
-/// than not.
-pub fn key_right(judges: &mut Judges, frames: &[Small], key: &str) -> Result<bool, ModelError> {
+/// What the keys judge says of a clip: the logit of each key by its name, the mean over all windows.
+pub struct KeyLogits(Vec<(String, f32)>);
+
+pub fn key_logits(judges: &mut Judges, frames: &[Small]) -> Result<KeyLogits, ModelError> {
     let windows = judges.keys(frames)?;
     let count = windows.len().max(1) as f32;
-    let names = judges.key_names()?;
-    let mean: Vec<f32> = (0..names.len()).map(|k| windows.iter().map(|w| w[k]).sum::<f32>() / count).collect();
-    let index = names.iter().position(|name| name == key);
-    if key == "SHIFT" {
-        return Ok(index.is_some_and(|i| mean[i] > 0.0));
+    let mean = |k: usize| windows.iter().map(|w| w[k]).sum::<f32>() / count;
+    Ok(KeyLogits(judges.key_names()?.iter().enumerate().map(|(k, name)| (name.clone(), mean(k))).collect()))
+}
+
+impl KeyLogits {
+    /// The logit of a key.
+    pub fn of(&self, key: &str) -> Option<f32> {
+        self.0.iter().find(|(name, _)| name == key).map(|(_, logit)| *logit)
     }
-    let decided = &mean[..DECIDED.min(mean.len())];
-    let best = largest(decided);
-    Ok(if decided[best] > 0.0 { index == Some(best) } else { index.is_none() })
+
+    /// Does the judge name the key of a script? SHIFT is a question of its own; `none` is right if no key is likelier
+    /// than not.
+    pub fn names(&self, key: &str) -> bool {
+        if key == "SHIFT" {
+            return self.of(key).is_some_and(|logit| logit > 0.0);
+        }
+        let decided = self.0.iter().take(DECIDED);
+        match decided.max_by(|a, b| a.1.total_cmp(&b.1)) {
+            Some((name, logit)) if *logit > 0.0 => name == key,
+            _ => key == "none",
+        }
+    }
 }
 
 /// Statistics of a clip by which a collapsed run is known, with their names: means over frames of 160x96 in 0..1.

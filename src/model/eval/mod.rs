@@ -169,7 +169,8 @@ impl Evaluation<'_> {
     }
 
     fn alignment(&mut self) -> Result<(), ModelError> {
-        let (found, view) = words::alignment(&mut self.maker, &self.plan.alignment, &self.report)?;
+        let words::Aligned { lists: found, view } =
+            words::alignment(&mut self.maker, &self.plan.alignment, &self.report)?;
         let mut table: Map<String, Value> = found.iter().map(|(name, a)| (name.to_string(), a.json())).collect();
         table.insert("view".to_string(), Value::Object(view.json()));
         self.report.table("alignment", Value::Object(table))?;
@@ -213,7 +214,7 @@ impl Evaluation<'_> {
             let keys = controls::measure(&mut self.maker, &plan.keys, &self.report)?;
             let rows_of = ("structured", &plan.instructions.structured[..]);
             let changes = words::changed(&mut self.maker, &plan.instructions, rows_of, 20_100, &self.report)?;
-            let (found, _) = words::alignment(&mut self.maker, &plan.alignment, &self.report)?;
+            let found = words::alignment(&mut self.maker, &plan.alignment, &self.report)?.lists;
             let alignment: Map<String, Value> = found.iter().map(|(name, a)| (name.to_string(), a.json())).collect();
             let row = json!({"keys": keys.table, "instructions": changes.json(), "alignment": alignment});
             rows.insert(steps.to_string(), row);

@@ -77,12 +77,14 @@ fn shown(
     Ok(all)
 }
 
-/// Alignment of seen and unseen combinations and of paraphrases, and the view that all of them asked for.
-pub fn alignment(
-    maker: &mut Maker,
-    plan: &AlignmentPlan,
-    report: &Report<'_>,
-) -> Result<(Vec<(&'static str, Agreement)>, Share), ModelError> {
+/// Alignment of each list of prompts, and the share of clips with the view that any of them asked for.
+pub struct Aligned {
+    pub lists: Vec<(&'static str, Agreement)>,
+    pub view: Share,
+}
+
+/// Alignment of seen and unseen combinations and of paraphrases.
+pub fn alignment(maker: &mut Maker, plan: &AlignmentPlan, report: &Report<'_>) -> Result<Aligned, ModelError> {
     let (mut all, mut view) = (Vec::new(), Share::default());
     let lists = [("seen", &plan.seen), ("unseen", &plan.unseen), ("paraphrases", &plan.paraphrases)];
     for (number, (name, entries)) in lists.into_iter().enumerate() {
@@ -94,7 +96,7 @@ pub fn alignment(
         }
         all.push((name, agreement(entries, &found)));
     }
-    Ok((all, view))
+    Ok(Aligned { lists: all, view })
 }
 
 /// Changes that were seen in the last frames: in all, by attribute, and by the value that was asked for.
