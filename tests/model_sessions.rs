@@ -200,7 +200,7 @@ fn a_video_prompt_acts_until_its_end_and_costs_nothing_without() {
         return engine.close(session);
     };
     let size = (spec(5).width, spec(5).height);
-    let white = |i: u32| vec![if i % 2 == 0 { 255 } else { 0 }; (size.0 * size.1 * 3) as usize];
+    let white = |i: u32| vec![if i.is_multiple_of(2) { 255 } else { 0 }; (size.0 * size.1 * 3) as usize];
     let pictures: Vec<Vec<u8>> = (0..2).map(white).collect();
     let slices: Vec<&[u8]> = pictures.iter().map(Vec::as_slice).collect();
     let latents = engine.encode(&slices, size.0, size.1).expect("two latents");
