@@ -86,8 +86,11 @@ pub fn measure(
 ) -> Result<Found, ModelError> {
     let mut sessions = Vec::new();
     for number in 0..plan.prompts.len() {
-        sessions.push(session(maker, plan, number, frames, ceilings)?);
-        report.say(&format!("drift_{name}: session {} of {} of {frames} frames", number + 1, plan.prompts.len()));
+        let told = |frame: usize| {
+            let (session, count) = (number + 1, plan.prompts.len());
+            report.say(&format!("drift_{name}: session {session} of {count}, frame {frame} of {frames}"));
+        };
+        sessions.push(session(maker, plan, (number, frames), ceilings, &told)?);
     }
     let side = |end: usize| {
         let found: Vec<Says> = sessions.iter().map(|s| s.seen[end].clone()).collect();
@@ -129,9 +132,9 @@ pub fn measure(
 fn session(
     maker: &mut Maker,
     plan: &DriftPlan,
-    number: usize,
-    frames: usize,
+    (number, frames): (usize, usize),
     ceilings: &Ceilings,
+    told: &dyn Fn(usize),
 ) -> Result<Session, ModelError> {
     let looks = looks(plan, frames);
     let keys = keys(plan, number, frames);
@@ -148,6 +151,9 @@ fn session(
             if n + 1 == *last {
                 let frames = std::mem::take(&mut open[i]);
                 session.take(judges, (plan, ceilings), (*what, *last), &frames)?;
+                if *what == Look::Check {
+                    told(*last);
+                }
             }
         }
         Ok(())
