@@ -124,8 +124,8 @@ fn good(name: &str) -> (Folder, Tensors, Tensors) {
             "model_index.json",
             json!({"_class_name": "GameGenX", "name": "tiny", "frame_rate": 24,
             "actions": ["W", "S", "A", "D", "SPACE", "SHIFT"], "steps": [1, 2], "default_steps": 1,
-            "sizes": [[64, 64]], "vocabulary": vocabulary,
-            "instruction_template": "{lighting} {weather} {effects}"}),
+            "sizes": [[64, 64]], "vocabulary": vocabulary, "video_prompts": ["canny"],
+            "instruction_parts": {"lighting": "l {lighting}", "weather": "w {weather}", "effects": "e {effects}"}}),
         ),
         (
             "text_encoder/config.json",
@@ -138,7 +138,7 @@ fn good(name: &str) -> (Folder, Tensors, Tensors) {
             "vae/config.json",
             json!({"_class_name": "AutoencoderKLCausal3D", "latent_channels": 4, "temporal_factor": 1,
             "patch_size": 4, "spatial_factor": 8, "encoder_channels": [4, 8], "encoder_blocks": [1, 1],
-            "decoder_channels": [8, 4], "decoder_blocks": [1, 1], "norm_eps": 1e-6}),
+            "decoder_channels": [8, 4], "decoder_blocks": [1, 1], "norm_eps": 1e-6, "two_fold_from": 8192}),
         ),
         (
             "transformer/config.json",
@@ -150,12 +150,13 @@ fn good(name: &str) -> (Folder, Tensors, Tensors) {
         (
             "instructnet/config.json",
             json!({"_class_name": "InstructNet", "action_count": 6, "action_dim": 8,
-            "every": 2, "hidden_size": 8, "num_layers": 2, "text_dim": 8}),
+            "every": 2, "hidden_size": 8, "num_layers": 2, "text_dim": 8, "latent_channels": 4,
+            "video_prompts": ["canny", "pose"]}),
         ),
         (
             "scheduler/scheduler_config.json",
             json!({"_class_name": "FlowMatchEulerShortcut", "context_noise": 0.05,
-            "guidance": 1.0}),
+            "guidance": 1.0, "first_frame_steps": 2, "first_frame_shortcut": true}),
         ),
     ];
     for (name, value) in configs {
@@ -195,6 +196,7 @@ fn missing_files_are_named() {
 #[test]
 fn configuration_fields_are_checked() {
     let (folder, _, _) = good("fields");
+    let parts = json!({"lighting": "{lighting}", "weather": "weather", "effects": "{effects}"});
     let cases = [
         ("transformer/config.json", "num_layers", json!(0), vec!["num_layers", "0", "1..=128"]),
         ("transformer/config.json", "num_layers", json!(-3), vec!["transformer/config.json", "-3"]),
@@ -211,6 +213,13 @@ fn configuration_fields_are_checked() {
         ("model_index.json", "default_steps", json!(3), vec!["default_steps", "3", "one of [1, 2]"]),
         ("model_index.json", "actions", json!(["W", "X"]), vec!["actions", "X"]),
         ("instructnet/config.json", "action_count", json!(5), vec!["action_count", "5", "6"]),
+        ("instructnet/config.json", "latent_channels", json!(5), vec!["latent_channels", "5", "4"]),
+        ("instructnet/config.json", "video_prompts", json!(["a", "a"]), vec!["video_prompts", "different names"]),
+        ("instructnet/config.json", "video_prompts", json!(["../x"]), vec!["video_prompts", "a-z and _"]),
+        ("model_index.json", "video_prompts", json!(["depth"]), vec!["video_prompts", "depth", "canny", "pose"]),
+        ("model_index.json", "instruction_parts", parts, vec!["instruction_parts.weather", "{weather}"]),
+        ("vae/config.json", "two_fold_from", json!(0), vec!["two_fold_from", "0", "1 or more pixels"]),
+        ("scheduler/scheduler_config.json", "first_frame_steps", json!(0), vec!["first_frame_steps", "0", "1..=64"]),
         ("scheduler/scheduler_config.json", "guidance", json!(4.0), vec!["guidance", "4.0", "1.0"]),
         ("scheduler/scheduler_config.json", "context_noise", json!(-1.0), vec!["context_noise", "-1.0", "0..=1"]),
     ];

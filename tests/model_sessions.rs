@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use gamegend::compute::gpu::{self, GpuExecutor};
 use gamegend::compute::{Executor, cpu};
-use gamegend::model::{Engine, Environment, Keys, Model, ModelError, Session, SessionSpec};
+use gamegend::model::{Engine, Environment, Keys, Model, ModelError, Session, SessionSpec, VideoPrompt};
 
 const FRAMES: usize = 5;
 const KEYS: [Keys; FRAMES] = [Keys::NONE, Keys::W, Keys::W, Keys::D, Keys::SPACE];
@@ -91,7 +91,7 @@ fn keys_and_instructions_act_on_the_next_frame() {
     let play = |engine: &mut Engine, keys: Keys, free_text: Option<&str>| {
         let mut session = engine.open(&spec(3)).expect("a session");
         frame(engine, &mut session, Keys::NONE);
-        let environment = Environment::from_prompt(engine.model().info(), &spec(3).prompt);
+        let environment = Environment::default();
         if let Some(text) = free_text {
             engine.set_instruction(&mut session, &environment, Some(text)).expect("an instruction");
         }
@@ -150,7 +150,7 @@ fn pictures_come_back_from_their_latents() {
 #[test]
 fn requests_out_of_range_name_their_field() {
     let mut engine = engine();
-    let many = "snow ".repeat(60);
+    let many = "snow ".repeat(model().info().prompt_tokens_max + 10);
     let info = model().info().clone();
     let cases = [
         (SessionSpec { width: 63, ..spec(0) }, "width is 63, allowed is an even number of pixels, 64..=1920"),
@@ -170,15 +170,14 @@ fn requests_out_of_range_name_their_field() {
         assert!(matches!(error, ModelError::Request { .. }));
     }
     let mut session = engine.open(&spec(0)).expect("a session");
-    let bad = Environment {
-        weather: "hail".to_string(),
-        lighting: info.lighting[0].clone(),
-        effects: info.effects[0].clone(),
-    };
+    let bad = Environment { weather: Some("hail".to_string()), ..Environment::default() };
     let error = engine.set_instruction(&mut session, &bad, None).expect_err("hail is no weather");
     assert!(error.to_string().starts_with("weather is \"hail\", allowed is one of"), "{error}");
     let mut small = vec![0; 10];
     assert!(engine.tick(&mut session, Keys::W, &mut small, None).is_err(), "the picture does not fit");
+    let long = "snow ".repeat(80);
+    let error = engine.set_instruction(&mut session, &Environment::default(), Some(&long)).expect_err("too long");
+    assert!(error.to_string().starts_with("instruction is 81 tokens long, allowed is 1..="), "{error}");
     engine.close(session);
     let longest = vec!["robot"; info.prompt_tokens_max - 1].join(" ");
     let session = engine.open(&SessionSpec { prompt: longest, ..spec(0) }).expect("the longest prompt fits");
@@ -186,4 +185,72 @@ fn requests_out_of_range_name_their_field() {
     assert!(engine.state_bytes(&spec(0)) > 1 << 20);
     let executor: &dyn Executor = engine.executor();
     assert!(!executor.device().name.is_empty());
+}
+
+#[test]
+fn a_video_prompt_acts_until_its_end_and_costs_nothing_without() {
+    let mut engine = engine();
+    let kinds = model().info().video_prompts.clone();
+    let Some(kind) = kinds.first().cloned() else {
+        println!("the model has no video prompts");
+        let mut session = engine.open(&spec(5)).expect("a session");
+        let prompt = VideoPrompt { kind: "canny".to_string(), latents: Vec::new() };
+        let error = engine.set_video_prompt(&mut session, Some(prompt)).expect_err("there is no such kind");
+        assert_eq!(error.to_string(), "video_prompt is \"canny\", allowed is one of []");
+        return engine.close(session);
+    };
+    let size = (spec(5).width, spec(5).height);
+    let white = |i: u32| vec![if i.is_multiple_of(2) { 255 } else { 0 }; (size.0 * size.1 * 3) as usize];
+    let pictures: Vec<Vec<u8>> = (0..2).map(white).collect();
+    let slices: Vec<&[u8]> = pictures.iter().map(Vec::as_slice).collect();
+    let latents = engine.encode(&slices, size.0, size.1).expect("two latents");
+    let play = |engine: &mut Engine, prompt: Option<VideoPrompt>, clear: bool| {
+        let mut session = engine.open(&spec(5)).expect("a session");
+        if let Some(prompt) = prompt {
+            engine.set_video_prompt(&mut session, Some(prompt)).expect("the latents fit");
+        }
+        if clear {
+            engine.set_video_prompt(&mut session, None).expect("it goes on without");
+        }
+        let frames: Vec<_> = KEYS[..3].iter().map(|k| frame(engine, &mut session, *k)).collect();
+        engine.close(session);
+        frames
+    };
+    let prompt = VideoPrompt { kind: kind.clone(), latents: latents.clone() };
+    let plain = play(&mut engine, None, false);
+    assert!(play(&mut engine, Some(prompt.clone()), false)[0] != plain[0], "it does nothing");
+    assert!(play(&mut engine, Some(prompt.clone()), true) == plain, "it is not gone");
+    let empty = VideoPrompt { latents: Vec::new(), ..prompt.clone() };
+    assert!(play(&mut engine, Some(empty), false) == plain, "one without pictures changes a frame");
+
+    let mut session = engine.open(&spec(5)).expect("a session");
+    let short = VideoPrompt { latents: vec![vec![0.0; 5]], ..prompt.clone() };
+    let error = engine.set_video_prompt(&mut session, Some(short)).expect_err("a latent has its length");
+    assert!(error.to_string().starts_with("latent is 5 numbers"), "{error}");
+    let depth = VideoPrompt { kind: "depth".to_string(), ..prompt };
+    let error = engine.set_video_prompt(&mut session, Some(depth)).expect_err("there is no such kind");
+    assert!(error.to_string().starts_with("video_prompt is \"depth\", allowed is one of"), "{error}");
+    engine.close(session);
+}
+
+#[test]
+fn large_pictures_have_a_smaller_latent() {
+    let model = model();
+    let vae = &model.config().vae;
+    let large = gamegend::model::state::FrameSize { width: 1280, height: 720 };
+    let small = gamegend::model::state::FrameSize { width: 640, height: 360 };
+    assert_eq!(small.latent(vae), (12, 20));
+    match vae.two_fold_from {
+        Some(_) => assert_eq!((large.latent(vae), large.padded(vae)), ((12, 20), (768, 1280))),
+        None => return assert_eq!((large.latent(vae), large.padded(vae)), ((23, 40), (736, 1280))),
+    }
+    let mut engine = engine();
+    let steps = model.info().default_steps;
+    let spec = SessionSpec { width: 1280, height: 720, steps, ..spec(1) };
+    assert!(engine.state_bytes(&spec) <= 256 << 20, "a session keeps {} bytes", engine.state_bytes(&spec));
+    let session = engine.open(&spec).expect("a session");
+    let flops = session.tick_flops();
+    println!("1280x720, {steps} steps: {:.2} GFLOP a frame", flops as f64 / 1e9);
+    assert!(flops <= 60_000_000_000, "a frame takes {flops} operations");
+    engine.close(session);
 }

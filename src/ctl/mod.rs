@@ -1,8 +1,10 @@
 //! `gamegendctl`: the daemon's local client. It speaks the same HTTP as everybody else, over the Unix socket.
 //!
-//! Owns the command line and what is printed. Holds no state and links no model; `gpu` alone works without a daemon.
+//! Owns the command line and what is printed. Holds no state; `gpu` and `eval` work without a daemon, and `eval` alone
+//! runs a model.
 
 mod client;
+mod eval;
 mod generate;
 mod gpu;
 mod play;
@@ -75,6 +77,8 @@ enum Command {
     },
     /// List the devices that the daemon can use.
     Gpu,
+    /// Measure a model by its judges.
+    Eval(eval::Evaluate),
 }
 
 /// What is to be seen.
@@ -150,6 +154,10 @@ pub enum CtlError {
     Ambiguous(String, usize),
     #[error("cannot write {}", path.display())]
     Write { path: PathBuf, source: std::io::Error },
+    #[error("cannot evaluate the model")]
+    Model(#[from] Box<crate::model::ModelError>),
+    #[error("cannot tell which model is meant")]
+    Config(#[from] Box<crate::config::ConfigError>),
     #[error("use the terminal")]
     Terminal(#[source] std::io::Error),
     #[error("interrupted")]
@@ -175,6 +183,8 @@ impl CtlError {
             CtlError::Refused(p) if p.code == "unknown_session" => Exit::NoInput,
             CtlError::Refused(p) if p.status < 500 => Exit::Usage,
             CtlError::Ambiguous(..) => Exit::Usage,
+            CtlError::Model(e) => model_exit(e),
+            CtlError::Config(_) => Exit::Config,
             CtlError::Write { .. } => Exit::CantCreate,
             CtlError::Terminal(_) => Exit::Os,
             // What a shell reports for SIGINT.
@@ -182,6 +192,17 @@ impl CtlError {
             CtlError::Http(_) | CtlError::Stream(_) | CtlError::Refused(_) | CtlError::Answer(_) => Exit::Software,
         };
         exit.into()
+    }
+}
+
+fn model_exit(error: &crate::model::ModelError) -> Exit {
+    use crate::model::ModelError as E;
+    match error {
+        E::Read { .. } => Exit::NoInput,
+        E::Write { .. } => Exit::CantCreate,
+        E::Request { .. } => Exit::Usage,
+        E::Compute(_) => Exit::Unavailable,
+        _ => Exit::Data,
     }
 }
 
@@ -233,6 +254,7 @@ async fn command(flags: Flags) -> Result<(), CtlError> {
             print(&format!("{id}: {}\n", show::state(ended.state)));
             Ok(())
         }
+        Command::Eval(asked) => eval::evaluate(asked),
         Command::Gpu => {
             print(&gpu::list());
             Ok(())

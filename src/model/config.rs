@@ -11,7 +11,8 @@ use serde::de::DeserializeOwned;
 
 use super::ModelError;
 use super::limits::{
-    ACTIONS_MAX, CHANNELS_MAX, HEIGHT_MAX, LAYERS_MAX, STEPS_MAX, TOKENS_MAX, VOCABULARY_MAX, WIDTH_MAX, WINDOW_MAX,
+    ACTIONS_MAX, CHANNELS_MAX, HEIGHT_MAX, INSTRUCTION_TOKENS_MAX, LAYERS_MAX, STEPS_MAX, TOKENS_MAX,
+    VIDEO_PROMPTS_MAX, VOCABULARY_MAX, WIDTH_MAX, WINDOW_MAX,
 };
 use super::weights::read_limited;
 use crate::proto::keys::KEY_NAMES;
@@ -33,8 +34,34 @@ pub struct IndexConfig {
     /// Sizes `[width, height]` that the model was trained on; others work less well.
     pub sizes: Vec<[u32; 2]>,
     pub vocabulary: VocabularyConfig,
-    /// Text of the environment with the places `{lighting}`, `{weather}` and `{effects}`.
-    pub instruction_template: String,
+    /// How the known parts of the environment are said to InstructNet.
+    #[serde(default)]
+    pub instruction_parts: InstructionParts,
+    /// Kinds of video prompts that sessions may have; some of those that InstructNet knows.
+    #[serde(default)]
+    pub video_prompts: Vec<String>,
+    /// The three parts in one text, in folders from before the parts were told one by one. Not used.
+    #[serde(default)]
+    pub instruction_template: Option<String>,
+}
+
+/// Texts of the parts of the environment, each with the place of its word, such as `{weather}`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InstructionParts {
+    pub lighting: String,
+    pub weather: String,
+    pub effects: String,
+}
+
+impl Default for InstructionParts {
+    fn default() -> InstructionParts {
+        InstructionParts {
+            lighting: "environment light: {lighting}.".to_string(),
+            weather: "weather: {weather}.".to_string(),
+            effects: "effect: {effects}.".to_string(),
+        }
+    }
 }
 
 /// The words for each part of the environment.
@@ -86,6 +113,10 @@ pub struct VaeConfig {
     pub decoder_channels: Vec<usize>,
     pub decoder_blocks: Vec<usize>,
     pub norm_eps: f32,
+    /// Pixels of a picture from which on patches are twice as long and a latent stands for twice as many pixels along a
+    /// side. Absent: no such layers.
+    #[serde(default)]
+    pub two_fold_from: Option<usize>,
 }
 
 /// `transformer/config.json`.
@@ -124,6 +155,12 @@ pub struct InstructConfig {
     pub hidden_size: usize,
     pub num_layers: usize,
     pub text_dim: usize,
+    /// Channels of a latent, where there are video prompts.
+    #[serde(default)]
+    pub latent_channels: Option<usize>,
+    /// Kinds of video prompts.
+    #[serde(default)]
+    pub video_prompts: Vec<String>,
 }
 
 /// `scheduler/scheduler_config.json`.
@@ -136,12 +173,41 @@ pub struct SchedulerConfig {
     pub context_noise: f32,
     /// Strength of classifier-free guidance; 1 is none.
     pub guidance: f32,
+    /// Steps of the first frame of a world that begins from text alone: few-step sampling needs a frame before.
+    #[serde(default = "usual_first_frame_steps")]
+    pub first_frame_steps: u32,
+    /// The first frame's steps are told their length, as all others are, instead of 0.
+    #[serde(default)]
+    pub first_frame_shortcut: bool,
+}
+
+fn usual_first_frame_steps() -> u32 {
+    16
+}
+
+impl TextConfig {
+    /// Longest instruction in tokens, the end token included.
+    pub fn instruction_length(&self) -> usize {
+        self.max_length.min(INSTRUCTION_TOKENS_MAX)
+    }
+
+    /// Lengths to which texts are padded, shorter first: most prompts are as short as instructions.
+    pub fn lengths(&self) -> Vec<usize> {
+        let mut all = vec![self.instruction_length(), self.max_length];
+        all.dedup();
+        all
+    }
 }
 
 impl VaeConfig {
-    /// Features of one patch: its pixels times three colours.
-    pub fn patch_channels(&self) -> usize {
-        3 * self.patch_size * self.patch_size
+    /// 2 for pictures that are large enough for the two-fold layers, else 1.
+    pub fn scale(&self, width: usize, height: usize) -> usize {
+        if self.two_fold_from.is_some_and(|from| width * height >= from) { 2 } else { 1 }
+    }
+
+    /// Features of one patch at a scale: its pixels times three colours.
+    pub fn patch_channels(&self, scale: usize) -> usize {
+        3 * (scale * self.patch_size).pow(2)
     }
 }
 
@@ -206,28 +272,29 @@ impl Config {
         self.vae.check(&Checker::new(dir, "vae/config.json"))?;
         self.msdit.check(&Checker::new(dir, "transformer/config.json"), &self.vae, &self.text)?;
         self.instruct.check(&Checker::new(dir, "instructnet/config.json"), &self.msdit, &self.index)?;
+        self.index.check_video_prompts(&Checker::new(dir, "model_index.json"), &self.instruct)?;
         self.scheduler.check(&Checker::new(dir, "scheduler/scheduler_config.json"))
     }
 }
 
 /// Parses one file.
-fn read<T: DeserializeOwned>(dir: &Path, name: &str) -> Result<T, ModelError> {
+pub(super) fn read<T: DeserializeOwned>(dir: &Path, name: &str) -> Result<T, ModelError> {
     let path = dir.join(name);
     let bytes = read_limited(&path, super::limits::JSON_BYTES_MAX)?;
     serde_json::from_slice(&bytes).map_err(|source| ModelError::Json { path, source })
 }
 
 /// Builds the errors of one file.
-struct Checker {
+pub(super) struct Checker {
     path: PathBuf,
 }
 
 impl Checker {
-    fn new(dir: &Path, name: &str) -> Checker {
+    pub fn new(dir: &Path, name: &str) -> Checker {
         Checker { path: dir.join(name) }
     }
 
-    fn that(&self, ok: bool, field: &str, found: impl Debug, needs: impl Into<String>) -> Result<(), ModelError> {
+    pub fn that(&self, ok: bool, field: &str, found: impl Debug, needs: impl Into<String>) -> Result<(), ModelError> {
         if ok {
             return Ok(());
         }
@@ -235,16 +302,16 @@ impl Checker {
         Err(ModelError::Config { path, field, found: format!("{found:?}"), needs: needs.into() })
     }
 
-    fn same<T: PartialEq + Debug>(&self, field: &str, found: T, needs: T) -> Result<(), ModelError> {
+    pub fn same<T: PartialEq + Debug>(&self, field: &str, found: T, needs: T) -> Result<(), ModelError> {
         let ok = found == needs;
         self.that(ok, field, found, format!("{needs:?}"))
     }
 
-    fn within(&self, field: &str, found: usize, min: usize, max: usize) -> Result<(), ModelError> {
+    pub fn within(&self, field: &str, found: usize, min: usize, max: usize) -> Result<(), ModelError> {
         self.that((min..=max).contains(&found), field, found, format!("{min}..={max}"))
     }
 
-    fn positive(&self, field: &str, found: f32, max: f32) -> Result<(), ModelError> {
+    pub fn positive(&self, field: &str, found: f32, max: f32) -> Result<(), ModelError> {
         self.that(found > 0.0 && found <= max, field, found, format!("above 0, at most {max}"))
     }
 }
@@ -274,11 +341,18 @@ impl IndexConfig {
             c.that(!words.is_empty() && words.len() <= 64, &format!("vocabulary.{field}"), words, "1 to 64 words")?;
         }
         c.that(v.perspective.len() <= 2, "vocabulary.perspective", &v.perspective, "at most third and first")?;
-        for place in ["{lighting}", "{weather}", "{effects}"] {
-            let t = &self.instruction_template;
-            c.that(t.contains(place), "instruction_template", t, format!("a text with the place {place}"))?;
+        let p = &self.instruction_parts;
+        for (name, text) in [("lighting", &p.lighting), ("weather", &p.weather), ("effects", &p.effects)] {
+            let (field, place) = (format!("instruction_parts.{name}"), format!("{{{name}}}"));
+            c.that(text.contains(&place), &field, text, format!("a text with the place {place}"))?;
         }
         Ok(())
+    }
+
+    fn check_video_prompts(&self, c: &Checker, instruct: &InstructConfig) -> Result<(), ModelError> {
+        let known = &instruct.video_prompts;
+        let all = self.video_prompts.iter().all(|kind| known.contains(kind));
+        c.that(all, "video_prompts", &self.video_prompts, format!("some of {known:?}"))
     }
 }
 
@@ -340,6 +414,8 @@ impl VaeConfig {
         for (field, list) in [("encoder_blocks", &self.encoder_blocks), ("decoder_blocks", &self.decoder_blocks)] {
             c.that(list.iter().all(|n| *n <= LAYERS_MAX), field, list, format!("each 0..={LAYERS_MAX}"))?;
         }
+        let from = self.two_fold_from;
+        c.that(from != Some(0), "two_fold_from", from, "1 or more pixels, or no such field")?;
         c.positive("norm_eps", self.norm_eps, 1e-2)
     }
 }
@@ -382,7 +458,20 @@ impl InstructConfig {
         c.within("every", self.every, 1, LAYERS_MAX)?;
         c.same("hidden_size", self.hidden_size, msdit.hidden_size)?;
         c.same("num_layers", self.num_layers, msdit.num_layers)?;
-        c.same("text_dim", self.text_dim, msdit.text_dim)
+        c.same("text_dim", self.text_dim, msdit.text_dim)?;
+        let kinds = &self.video_prompts;
+        let named = kinds.iter().all(|k| !k.is_empty() && k.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'));
+        let apart = kinds.iter().enumerate().all(|(i, k)| !kinds[..i].contains(k));
+        c.that(
+            kinds.len() <= VIDEO_PROMPTS_MAX && named && apart,
+            "video_prompts",
+            kinds,
+            format!("at most {VIDEO_PROMPTS_MAX} different names of a-z and _"),
+        )?;
+        match (kinds.is_empty(), self.latent_channels) {
+            (true, None) => Ok(()),
+            (_, channels) => c.same("latent_channels", channels, Some(msdit.latent_channels)),
+        }
     }
 }
 
@@ -391,6 +480,7 @@ impl SchedulerConfig {
         c.same("_class_name", self.class_name.as_str(), "FlowMatchEulerShortcut")?;
         let noise = self.context_noise;
         c.that((0.0..=1.0).contains(&noise), "context_noise", noise, "0..=1")?;
-        c.same("guidance", self.guidance, 1.0)
+        c.same("guidance", self.guidance, 1.0)?;
+        c.within("first_frame_steps", self.first_frame_steps as usize, 1, STEPS_MAX as usize)
     }
 }

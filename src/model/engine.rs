@@ -25,6 +25,15 @@ pub struct SessionSpec {
     pub perspective: Option<String>,
 }
 
+/// Control pictures that the frames of a session are to follow.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VideoPrompt {
+    /// One of the model's, such as `canny`.
+    pub kind: String,
+    /// Latents of the control pictures, one a frame, from [`Engine::encode`] of pictures of the session's size.
+    pub latents: Vec<Vec<f32>>,
+}
+
 /// A running world. Belongs to the engine that opened it.
 pub struct Session {
     stream: Stream,
@@ -85,13 +94,13 @@ impl Engine {
         &mut *self.executor
     }
 
-    /// Starts a session: encodes the prompt, and the instruction that the prompt implies (see
-    /// [`Environment::from_prompt`]). The first session of a size and number of steps records its plans.
+    /// Starts a session: encodes the prompt, and an empty instruction. The first session of a size and number of steps
+    /// records its plans.
     ///
     /// Errors: [`ModelError::Request`] with the field of `spec` that is out of range; errors of the device.
     pub fn open(&mut self, spec: &SessionSpec) -> Result<Session, ModelError> {
         let (size, prompt) = self.check(spec)?;
-        let ids = self.model.tokenizer().encode("prompt", &prompt)?;
+        let ids = self.model.tokenizer().encode("prompt", &prompt, self.model.config().text.max_length)?;
         let key = (size, spec.steps);
         let plans = match self.plans.get(&key) {
             Some(plans) => plans.clone(),
@@ -103,8 +112,7 @@ impl Engine {
         };
         let stream = Stream::open(&plans, &mut *self.executor, &ids)?;
         let mut session = Session { stream, noise: Noise::new(spec.seed), frames: 0 };
-        let environment = Environment::from_prompt(self.model.info(), &prompt);
-        match self.set_instruction(&mut session, &environment, None) {
+        match self.set_instruction(&mut session, &Environment::default(), None) {
             Ok(()) => Ok(session),
             Err(e) => {
                 self.close(session);
@@ -146,7 +154,7 @@ impl Engine {
     }
 
     /// Changes the instruction from the next frame on: the free text if there is one, else the words of `environment`
-    /// in the model's template. Errors: a word that the model does not know, a text that is too long.
+    /// in the model's texts for its parts. Errors: a word that the model does not know, a text that is too long.
     pub fn set_instruction(
         &mut self,
         session: &mut Session,
@@ -160,17 +168,47 @@ impl Engine {
             ("effects", &environment.effects, &info.effects),
         ];
         for (field, word, allowed) in parts {
-            if !allowed.contains(word) {
+            if let Some(word) = word
+                && !allowed.contains(word)
+            {
                 let (found, allowed) = (format!("{word:?}"), format!("one of {allowed:?}"));
                 return Err(ModelError::Request { field, found, allowed });
             }
         }
         let text = match free_text {
             Some(text) => text.to_string(),
-            None => environment.instruction(&self.model.config().index.instruction_template),
+            None => environment.instruction(&self.model.config().index.instruction_parts),
         };
-        let ids = self.model.tokenizer().encode("instruction", &text)?;
+        let longest = self.model.config().text.instruction_length();
+        let ids = self.model.tokenizer().encode("instruction", &text, longest)?;
         session.stream.set_instruction(&mut *self.executor, &ids)
+    }
+
+    /// The next frame follows one control picture: RGB bytes of the session's size. See [`Engine::set_video_prompt`].
+    pub fn lead(&mut self, session: &mut Session, kind: &str, picture: &[u8]) -> Result<(), ModelError> {
+        let size = session.size();
+        let latents = self.encode(&[picture], size.width as u32, size.height as u32)?;
+        self.set_video_prompt(session, Some(VideoPrompt { kind: kind.to_string(), latents }))
+    }
+
+    /// From the next frame on shows the session one control picture a frame; after the last one it goes on without, as
+    /// it does from now on with `None`. Without a video prompt nothing costs more.
+    ///
+    /// Errors: [`ModelError::Request`] for a kind that the model does not know, or a latent of a wrong length; errors
+    /// of the device.
+    pub fn set_video_prompt(&mut self, session: &mut Session, prompt: Option<VideoPrompt>) -> Result<(), ModelError> {
+        let Some(VideoPrompt { kind, latents }) = prompt else {
+            session.stream.clear_video_prompt();
+            return Ok(());
+        };
+        let offered = &self.model.info().video_prompts;
+        let known = &self.model.config().instruct.video_prompts;
+        let Some(index) = known.iter().position(|k| *k == kind).filter(|_| offered.contains(&kind)) else {
+            let (found, allowed) = (format!("{kind:?}"), format!("one of {offered:?}"));
+            return Err(ModelError::Request { field: "video_prompt", found, allowed });
+        };
+        check_latents(latents.iter(), session.stream.latent().len())?;
+        session.stream.set_video_prompt(&mut *self.executor, index, latents)
     }
 
     /// Generates the next frame under `keys` into `picture`, I420 of width * height * 3 / 2 bytes.
@@ -199,10 +237,7 @@ impl Engine {
     /// that were held. Only the last frames of the attention's window matter.
     pub fn seed(&mut self, session: &mut Session, history: &[(Vec<f32>, Keys)]) -> Result<(), ModelError> {
         let length = session.stream.latent().len();
-        if let Some((latent, _)) = history.iter().find(|(latent, _)| latent.len() != length) {
-            let (found, allowed) = (format!("{} numbers", latent.len()), format!("{length} numbers"));
-            return Err(ModelError::Request { field: "latent", found, allowed });
-        }
+        check_latents(history.iter().map(|(latent, _)| latent), length)?;
         let mut noise = vec![0.0; length];
         for (latent, keys) in history {
             session.noise.fill(session.stream.position(), &mut noise);
@@ -212,13 +247,13 @@ impl Engine {
     }
 
     /// Latents of pictures: RGB, three bytes a pixel, `height` rows of `width` pixels. A side that is no multiple of
-    /// the latents' 32 pixels is continued by its last row or column.
+    /// a latent's pixels is continued by its last row or column.
     pub fn encode(&mut self, frames: &[&[u8]], width: u32, height: u32) -> Result<Vec<Vec<f32>>, ModelError> {
         let size = frame_size(width, height)?;
         let state = self.shared_state()?;
-        let factor = self.model.config().vae.spatial_factor;
-        let (h, w) = size.latent(factor);
-        let z = self.model.config().vae.latent_channels;
+        let model = self.model.clone();
+        let c = &model.config().vae;
+        let ((h, w), z) = (size.latent(c), c.latent_channels);
         if !self.encoders.contains_key(&size) {
             let precision = self.device().precision;
             let plan = plans::encode_plan(&self.model, size, precision, &state.1, false)?;
@@ -232,7 +267,7 @@ impl Engine {
                 let allowed = format!("{} bytes", size.width * size.height * 3);
                 return Err(ModelError::Request { field: "frame", found: format!("{} bytes", frame.len()), allowed });
             }
-            let pixels = padded_pixels(frame, size, (h * factor, w * factor));
+            let pixels = padded_pixels(frame, size, size.padded(c));
             let mut latent = vec![0.0; h * w * z];
             let inputs = [(plan.pixels, &pixels[..])];
             let outputs = &mut [(plan.latent, Output::F32(&mut latent))];
@@ -274,6 +309,13 @@ impl Engine {
             SessionLayout::new(self.model.config(), size, spec.steps as usize, precision).layout.bytes()
         })
     }
+}
+
+/// Errors: a latent that is not `length` numbers long.
+fn check_latents<'a>(mut latents: impl Iterator<Item = &'a Vec<f32>>, length: usize) -> Result<(), ModelError> {
+    let Some(wrong) = latents.find(|latent| latent.len() != length) else { return Ok(()) };
+    let (found, allowed) = (format!("{} numbers", wrong.len()), format!("{length} numbers"));
+    Err(ModelError::Request { field: "latent", found, allowed })
 }
 
 /// Checks a size in pixels. Errors: the side that is odd or out of range.

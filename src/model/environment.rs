@@ -1,33 +1,39 @@
 //! The environment that a player asks for, in the model's words.
 
-use super::ModelInfo;
+use super::config::InstructionParts;
 
-/// Words of the model's vocabulary for the state of the world.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+/// Words of the model's vocabulary for what is known of the state of the world; the prompt decides the rest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Environment {
-    pub weather: String,
-    pub lighting: String,
-    pub effects: String,
+    pub weather: Option<String>,
+    pub lighting: Option<String>,
+    pub effects: Option<String>,
 }
 
 impl Environment {
-    /// The environment that a prompt describes: for each part the first word of the vocabulary with which a word of the
-    /// prompt begins ("rainy" for "rain"), else the vocabulary's first word.
-    pub fn from_prompt(info: &ModelInfo, prompt: &str) -> Environment {
-        let lower = prompt.to_lowercase();
-        let words: Vec<&str> = lower.split(|c: char| !c.is_alphanumeric()).collect();
-        let pick = |vocabulary: &[String]| {
-            let said = vocabulary.iter().find(|v| words.iter().any(|w| w.starts_with(v.as_str())));
-            said.or(vocabulary.first()).cloned().unwrap_or_default()
-        };
-        Environment { weather: pick(&info.weather), lighting: pick(&info.lighting), effects: pick(&info.effects) }
+    /// The instruction for InstructNet: the texts of the known parts; empty if nothing is known.
+    pub fn instruction(&self, parts: &InstructionParts) -> String {
+        let known = [
+            ("{lighting}", &parts.lighting, &self.lighting),
+            ("{weather}", &parts.weather, &self.weather),
+            ("{effects}", &parts.effects, &self.effects),
+        ];
+        let said = known.iter().filter_map(|(place, text, word)| word.as_ref().map(|word| text.replace(place, word)));
+        said.collect::<Vec<_>>().join(" ")
     }
+}
 
-    /// The instruction for InstructNet, by the model's template.
-    pub fn instruction(&self, template: &str) -> String {
-        template
-            .replace("{lighting}", &self.lighting)
-            .replace("{weather}", &self.weather)
-            .replace("{effects}", &self.effects)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_known_is_said() {
+        let parts = InstructionParts::default();
+        assert_eq!(Environment::default().instruction(&parts), "");
+        let mut e = Environment { weather: Some("snow".to_string()), ..Environment::default() };
+        assert_eq!(e.instruction(&parts), "weather: snow.");
+        (e.lighting, e.effects) = (Some("night".to_string()), Some("fire".to_string()));
+        assert_eq!(e.instruction(&parts), "environment light: night. weather: snow. effect: fire.");
     }
 }

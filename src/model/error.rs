@@ -15,6 +15,12 @@ pub enum ModelError {
         #[source]
         source: io::Error,
     },
+    #[error("cannot write {path}")]
+    Write {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     /// JSON that does not parse, or a field that is missing, unknown or of the wrong type.
     #[error("{path} is not the configuration that is needed here")]
     Json {

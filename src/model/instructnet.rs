@@ -2,14 +2,18 @@
 //! transformer after some of its blocks.
 //!
 //! Operation fusion turns the keys into scale, shift and gate; instruction fusion attends to the text of the
-//! environment. N tokens, D `hidden_size`, A keys, Da `action_dim`, L text tokens, Dt text channels.
+//! environment; the features of a video prompt (edges, motion vectors, poses, encoded by the autoencoder) are added at
+//! the embedding. differs: they also enter at every fusion block.
+//!
+//! N tokens, D `hidden_size`, A keys, Da `action_dim`, L text tokens, Dt text channels, Z latent channels, B fusion
+//! blocks.
 
 use super::config::{InstructConfig, MsditConfig};
 use super::msdit::{Tick, cross_attention, cross_attention_tensors, linear};
 use super::net::{Fuse, Net};
 use super::state::SessionLayout;
 use super::weights::Expected;
-use crate::compute::op::{Act, NormKind};
+use crate::compute::op::{Act, Add, NormKind};
 use crate::compute::{ComputeError, View};
 
 /// Folder of the weights, and the first part of their names on a device.
@@ -29,6 +33,14 @@ pub fn expected(c: &InstructConfig, head_dim: usize) -> Vec<Expected> {
         linear(&mut all, &format!("{block}.operation.linear_2"), 3 * d, da, true);
         linear(&mut all, &format!("{block}.operation.proj"), d, d, false);
         cross_attention_tensors(&mut all, &format!("{block}.instruction"), d, c.text_dim, head_dim);
+        if c.latent_channels.is_some() {
+            linear(&mut all, &format!("{block}.video_prompt"), d, d, false);
+        }
+    }
+    for kind in &c.video_prompts {
+        let embed = format!("video_prompt_embed.{kind}");
+        linear(&mut all, &format!("{embed}.linear_1"), d, c.latent_channels.unwrap_or_default(), true);
+        linear(&mut all, &format!("{embed}.linear_2"), d, d, true);
     }
     all
 }
@@ -59,6 +71,41 @@ pub fn actions(net: &mut Net, c: &InstructConfig, keys: View) -> Result<Actions,
     })
 }
 
+/// The features of a video prompt where they enter: the same for all passes of a tick.
+#[derive(Clone, Copy)]
+pub struct VideoFeatures {
+    /// Added to the embedded tokens, with the position embedding in it [N, D].
+    pub embedded: View,
+    /// Added at the fusion blocks in order [B * N, D].
+    blocks: View,
+}
+
+/// Features of a video prompt of a kind from the latent [N, Z] of its picture. `position` [N, D] is the embedding of
+/// the tokens' places.
+pub fn video_features(
+    net: &mut Net,
+    c: &InstructConfig,
+    kind: &str,
+    latent: View,
+    position: View,
+) -> Result<VideoFeatures, ComputeError> {
+    let (n, d) = (position.rows, position.cols);
+    let blocks: Vec<usize> = (0..c.num_layers).filter(|&i| c.applies(i)).collect();
+    net.at(COMPONENT, |net| {
+        let embed = format!("video_prompt_embed.{kind}");
+        let x = net.linear(&format!("{embed}.linear_1"), latent, Fuse::act(Act::Silu))?; // [N, D]
+        let x = net.linear(&format!("{embed}.linear_2"), x, Fuse::default())?; // [N, D]
+        net.probe("video_features", x)?;
+        let embedded = net.temp("video_embedded", n, d); // [N, D]
+        net.push("video_embedded", Add { a: x, b: position, y: embedded })?;
+        let all = net.temp("video_blocks", blocks.len() * n, d); // [B * N, D]
+        for (b, i) in blocks.into_iter().enumerate() {
+            net.linear(&format!("blocks.{i}.video_prompt"), x, Fuse::into(all.rows(b * n, n)))?; // [N, D]
+        }
+        Ok(VideoFeatures { embedded, blocks: all })
+    })
+}
+
 /// Fusion after transformer block `i`, in place on `h` [N, D]. Returns whether there is one.
 pub fn fuse(
     net: &mut Net,
@@ -77,6 +124,10 @@ pub fn fuse(
         let (scale, shift, gate) = (film.columns(0, d), film.columns(d, d), film.columns(2 * d, d));
         let x = net.norm("operation.norm", h, NormKind::Film { scale, shift, gate }, c.norm_eps)?; // [N, D]
         net.linear("operation.proj", x, Fuse::add_to(h, None))?; // [N, D]
+        if let Some(video) = &tick.video {
+            let b = video.blocks.rows(i / tick.actions.every * h.rows, h.rows); // [N, D]
+            net.push("video_prompt.add", Add { a: h, b, y: h })?;
+        }
         net.at("instruction", |net| cross_attention(net, c, h, keys, tick.instruct_count))?; // [N, D]
         Ok(true)
     })

@@ -23,8 +23,12 @@ pub const LAYERS_MAX: usize = 128;
 pub const VOCABULARY_MAX: usize = 1 << 18;
 /// Longest text in tokens.
 pub const TOKENS_MAX: usize = 512;
+/// Longest instruction in tokens; they are encoded between two frames.
+pub const INSTRUCTION_TOKENS_MAX: usize = 64;
 /// Longest text in bytes that is given to the tokenizer.
 pub const TEXT_BYTES_MAX: usize = 16 << 10;
+/// Most kinds of video prompts of a model.
+pub const VIDEO_PROMPTS_MAX: usize = 8;
 /// Most frames that temporal attention sees.
 pub const WINDOW_MAX: usize = 256;
 /// Most denoising steps of one frame.

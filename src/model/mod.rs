@@ -12,7 +12,9 @@ pub mod config;
 pub mod engine;
 mod environment;
 mod error;
+pub mod eval;
 pub mod instructnet;
+pub mod judges;
 pub mod limits;
 pub mod msdit;
 pub mod net;
@@ -23,6 +25,7 @@ pub mod state;
 pub mod t5;
 pub mod tokenizer;
 pub mod vae;
+pub mod video_prompt;
 pub mod weights;
 
 use std::path::Path;
@@ -31,7 +34,7 @@ use std::sync::Arc;
 use crate::compute::WeightSet;
 pub use crate::proto::keys::Keys;
 use config::Config;
-pub use engine::{Engine, Session, SessionSpec};
+pub use engine::{Engine, Session, SessionSpec, VideoPrompt};
 pub use environment::Environment;
 pub use error::ModelError;
 use tokenizer::TextTokenizer;
@@ -59,6 +62,8 @@ pub struct ModelInfo {
     pub prompt_tokens_max: usize,
     /// Sizes `[width, height]` that it was trained on.
     pub sizes: Vec<[u32; 2]>,
+    /// Kinds of video prompts that a session may have.
+    pub video_prompts: Vec<String>,
 }
 
 /// A model folder, read and checked once; shared by engines.
@@ -75,7 +80,7 @@ impl Model {
     /// Reads a model folder. Errors: the file, field or tensor that is missing or wrong.
     pub fn load(dir: &Path) -> Result<Arc<Model>, ModelError> {
         let config = Config::load(dir)?;
-        let tokenizer = TextTokenizer::load(dir, config.text.vocab_size, config.text.max_length)?;
+        let tokenizer = TextTokenizer::load(dir, config.text.vocab_size)?;
         let mut loader = Loader::new();
         let expected = t5::expected(&config.text);
         let host = loader.component(dir, t5::COMPONENT, t5::STEM, &expected)?;
@@ -137,5 +142,6 @@ fn info(config: &Config, tokenizer: &TextTokenizer, hash: String, parameters: u6
         perspectives: index.vocabulary.perspective,
         prompt_tokens_max: config.text.max_length.saturating_sub(perspective),
         sizes: index.sizes,
+        video_prompts: index.video_prompts,
     }
 }

@@ -9,7 +9,7 @@
 //! tokens; E condition channels; W window; S passes whose modulation is computed together.
 
 use super::config::MsditConfig;
-use super::instructnet::{Actions, fuse};
+use super::instructnet::{Actions, VideoFeatures, fuse};
 use super::net::{Fuse, Net};
 use super::state::SessionLayout;
 use super::weights::{Expected, Kind};
@@ -230,6 +230,8 @@ pub struct Tick {
     pub rope_time: Rope,
     /// InstructNet's view of the keys.
     pub actions: Actions,
+    /// Its view of the video prompt, if there is one.
+    pub video: Option<VideoFeatures>,
 }
 
 /// Velocity [N, Z] of the tokens [N, 2Z] (noisy latent, then the frame before) under pass `s` of `modulation`.
@@ -242,8 +244,9 @@ pub fn pass(
     tick: &Tick,
 ) -> Result<View, ComputeError> {
     let position = net.state(state.position); // [N, D]
+    let start = tick.video.map_or(position, |video| video.embedded); // [N, D]
     let h = net.at(COMPONENT, |net| {
-        let fuse = Fuse { res: Some(position), ..Fuse::default() };
+        let fuse = Fuse { res: Some(start), ..Fuse::default() };
         net.linear("proj_in", tokens, fuse) // [N, D]
     })?;
     net.probe("tokens", h)?;

@@ -1,8 +1,8 @@
 //! The plans of a session: what runs when its prompt is set, when its instruction is set, for its first frame, for
 //! every other frame, and for frames that are given to continue from.
 //!
-//! N tokens of a frame, Z latent channels, D `hidden_size`, L text tokens, Dt text channels, E condition channels,
-//! A keys, S steps.
+//! N tokens of a frame, Z latent channels, D `hidden_size`, L text tokens as a plan pads them, Dt text channels,
+//! E condition channels, A keys, S steps.
 
 use std::sync::Arc;
 
@@ -16,8 +16,6 @@ use super::{t5, vae};
 use crate::compute::op::{Axpy, Copy, Rope};
 use crate::compute::{ComputeError, DType, Precision, StateLayout, Tensor, View};
 
-/// Euler steps of the first frame of a world that begins from text alone: few-step sampling needs a frame before.
-pub const FIRST_FRAME_STEPS: u32 = 16;
 /// Noise level at which given latents are passed through to fill the rings.
 pub const SEED_LEVEL: f32 = 0.999;
 
@@ -42,7 +40,7 @@ impl PlanContext<'_> {
     }
 
     fn latent(&self) -> (usize, usize) {
-        self.size.latent(self.config().vae.spatial_factor)
+        self.size.latent(&self.config().vae)
     }
 
     fn tokens(&self) -> usize {
@@ -68,31 +66,32 @@ pub struct PromptPlan {
     pub conditions: Tensor,
 }
 
-/// Conditions of the steps of a tick. `first` is the very first frame of a text-only start: plain Euler steps without a
-/// frame before; otherwise shortcut steps (arXiv 2410.12557), which are told their length.
+/// Conditions of the steps of a tick: shortcut steps (arXiv 2410.12557), which are told their length. `first` is the
+/// very first frame of a text-only start, without a frame before; its steps are plain Euler steps in some models.
 pub fn tick_conditions(config: &Config, tokens: usize, steps: u32, first: bool) -> Vec<f32> {
     let length = 1.0 / steps as f32;
     let condition = |i: u32| Condition {
         level: i as f32 * length,
-        step: if first { 0.0 } else { length },
+        step: if first && !config.scheduler.first_frame_shortcut { 0.0 } else { length },
         context_noise: config.scheduler.context_noise,
         has_previous: !first,
     };
     (0..steps).flat_map(|i| condition(i).vector(&config.msdit, tokens)).collect()
 }
 
-pub fn prompt_plan(x: &PlanContext<'_>, steps: u32) -> Result<PromptPlan, ComputeError> {
+/// The plan for prompts of up to `length` tokens, one of [`TextConfig::lengths`](super::config::TextConfig::lengths).
+pub fn prompt_plan(x: &PlanContext<'_>, steps: u32, length: usize) -> Result<PromptPlan, ComputeError> {
     let (c, text, m) = (x.config(), &x.config().text, &x.config().msdit);
     let mut net = x.net("prompt");
     let count = net.builder().param();
-    let words = x.input(&mut net, "words", text.max_length, text.d_model); // [L, Dt]
+    let words = x.input(&mut net, "words", length, text.d_model); // [L, Dt]
     let features = x.input(&mut net, "position_features", x.tokens(), m.position_channels());
     let conditions = x.input(&mut net, "conditions", steps as usize, m.condition_channels()); // [S, E]
 
     let y = t5::encode(&mut net, text, words, count)?; // [L, Dt]
     for i in 0..m.num_layers {
         if let Some(keys) = x.layout.text_keys[i] {
-            let keys = net.state(keys); // [L, 2D]
+            let keys = net.state(keys).rows(0, length); // [L, 2D]
             let place = format!("{}.transformer_blocks.{i}.cross_attn", msdit::COMPONENT);
             net.at(&place, |net| msdit::cross_keys(net, y, m.heads(), keys, m.norm_eps))?;
         }
@@ -118,7 +117,7 @@ pub fn instruction_plan(x: &PlanContext<'_>) -> Result<InstructionPlan, ComputeE
     let (text, m) = (&x.config().text, &x.config().msdit);
     let mut net = x.net("instruction");
     let count = net.builder().param();
-    let words = x.input(&mut net, "words", text.max_length, text.d_model); // [L, Dt]
+    let words = x.input(&mut net, "words", text.instruction_length(), text.d_model); // [L, Dt]
     let y = t5::encode(&mut net, text, words, count)?; // [L, Dt]
     for i in 0..m.num_layers {
         if let Some(keys) = x.layout.instruct_keys[i] {
@@ -142,6 +141,8 @@ pub struct FrameInputs {
     pub sin: Tensor,
     /// Condition vectors [S, E], if the plan does not find its modulation in the state.
     pub conditions: Option<Tensor>,
+    /// Latent of the video prompt's picture [N, Z], if the plan takes one.
+    pub video: Option<Tensor>,
 }
 
 /// One tick: all denoising steps of a frame, and its way to a picture.
@@ -154,11 +155,12 @@ pub struct TickPlan {
     pub latent: Tensor,
 }
 
-/// Inputs and parameters of [`FrameInputs`], the tokens as a view, and the modulation.
+/// Inputs and parameters of [`FrameInputs`], the tokens as a view, and the modulation. `kind`: of a video prompt.
 fn frame_inputs(
     x: &PlanContext<'_>,
     net: &mut Net,
     steps: Option<u32>,
+    kind: Option<&str>,
 ) -> Result<(FrameInputs, View, Tick, Modulation), ComputeError> {
     let (c, m) = (x.config(), &x.config().msdit);
     let params = [net.builder().param(), net.builder().param(), net.builder().param(), net.builder().param()];
@@ -169,7 +171,15 @@ fn frame_inputs(
     let sin = net.builder().input("rope_time_sin", &[1, m.head_dim], DType::F32);
     let rope_time = Rope { cos, sin };
     let actions = instructnet::actions(net, &c.instruct, keys)?;
-    let tick = Tick { text_count, instruct_count, slot, ring_count, rope_time, actions };
+    let latent = kind.map(|_| x.input(net, "video_prompt", x.tokens(), m.latent_channels)); // [N, Z]
+    let video = match kind.zip(latent) {
+        None => None,
+        Some((kind, latent)) => {
+            let position = net.state(x.layout.position); // [N, D]
+            Some(instructnet::video_features(net, &c.instruct, kind, latent, position)?)
+        }
+    };
+    let tick = Tick { text_count, instruct_count, slot, ring_count, rope_time, actions, video };
     let (modulation, conditions) = match steps {
         None => (x.layout.modulation(net), None),
         Some(steps) => {
@@ -183,17 +193,20 @@ fn frame_inputs(
             (modulation, Some(conditions.tensor))
         }
     };
-    Ok((FrameInputs { tokens: tokens.tensor, keys: keys.tensor, cos, sin, conditions }, tokens, tick, modulation))
+    let video = latent.map(|latent| latent.tensor);
+    let inputs = FrameInputs { tokens: tokens.tensor, keys: keys.tensor, cos, sin, conditions, video };
+    Ok((inputs, tokens, tick, modulation))
 }
 
-/// The plan of a tick with `steps` denoising steps. `first` is the very first frame of a text-only start.
+/// The plan of a tick with `steps` denoising steps. `first` is the very first frame of a text-only start; `kind` is
+/// that of a video prompt, if there is one.
 ///
 /// The tokens' first half begins as noise and ends as the latent; the second half begins as noise and becomes
 /// `(previous + context_noise * noise) / sqrt(1 + context_noise^2)`. For the first frame the second half must be zeros.
-pub fn tick_plan(x: &PlanContext<'_>, steps: u32, first: bool) -> Result<TickPlan, ComputeError> {
+pub fn tick_plan(x: &PlanContext<'_>, steps: u32, first: bool, kind: Option<&str>) -> Result<TickPlan, ComputeError> {
     let (c, m) = (x.config(), &x.config().msdit);
     let mut net = x.net(if first { "first frame" } else { "frame" });
-    let (inputs, tokens, tick, modulation) = frame_inputs(x, &mut net, first.then_some(steps))?;
+    let (inputs, tokens, tick, modulation) = frame_inputs(x, &mut net, first.then_some(steps), kind)?;
     let z = m.latent_channels;
     let (latent, context) = (tokens.columns(0, z), tokens.columns(z, z)); // 2 x [N, Z]
     let previous = net.state(x.layout.previous); // [N, Z]
@@ -211,8 +224,9 @@ pub fn tick_plan(x: &PlanContext<'_>, steps: u32, first: bool) -> Result<TickPla
     net.push("previous", Copy { x: latent, y: previous })?;
     net.builder().output(kept.tensor);
     let features = vae::decode_memory(&mut net, &c.vae, kept, x.latent(), x.layout.decoder, first)?;
-    let features = vae::decode_frame(&mut net, &c.vae, features)?; // [8h * 8w, 48]
-    let picture = features.to_i420(&mut net, x.size.width, x.size.height)?;
+    let scale = x.size.scale(&c.vae);
+    let features = vae::decode_frame(&mut net, &c.vae, features, scale)?; // [8h * 8w, 48 scale^2]
+    let picture = features.to_i420(&mut net, scale * c.vae.patch_size, x.size.width, x.size.height)?;
     Ok(TickPlan { recorded: net.finish()?, inputs, picture, latent: kept.tensor })
 }
 
@@ -231,11 +245,11 @@ pub fn seed_condition(config: &Config, tokens: usize, has_previous: bool) -> Vec
     Condition { level: SEED_LEVEL, step: 0.0, context_noise, has_previous }.vector(&config.msdit, tokens)
 }
 
-/// `first`: nothing came before the frame.
-pub fn seed_plan(x: &PlanContext<'_>, first: bool) -> Result<SeedPlan, ComputeError> {
+/// `first`: nothing came before the frame. `kind`: of a video prompt, if there is one.
+pub fn seed_plan(x: &PlanContext<'_>, first: bool, kind: Option<&str>) -> Result<SeedPlan, ComputeError> {
     let (c, m) = (x.config(), &x.config().msdit);
     let mut net = x.net("seed");
-    let (inputs, tokens, tick, modulation) = frame_inputs(x, &mut net, Some(1))?;
+    let (inputs, tokens, tick, modulation) = frame_inputs(x, &mut net, Some(1), kind)?;
     let latent = tokens.columns(0, m.latent_channels); // [N, Z]
     let v = msdit::pass(&mut net, (m, x.layout), tokens, (modulation, 0), &tick)?; // [N, Z]
     net.builder().output(v.tensor);
@@ -248,7 +262,7 @@ pub fn seed_plan(x: &PlanContext<'_>, first: bool) -> Result<SeedPlan, ComputeEr
 /// Encodes one picture; works on no session.
 pub struct EncodePlan {
     pub recorded: Recorded,
-    /// Red, green, blue in -1..1 [32h * 32w, 3].
+    /// Red, green, blue in -1..1 [H * W, 3] of the padded picture, see [`FrameSize::padded`].
     pub pixels: Tensor,
     /// Latent [N, Z] of mean 0 and deviation 1.
     pub latent: Tensor,
@@ -262,13 +276,12 @@ pub fn encode_plan(
     probing: bool,
 ) -> Result<EncodePlan, ComputeError> {
     let c = &model.config().vae;
-    let (h, w) = size.latent(c.spatial_factor);
-    let padded = (h * c.spatial_factor, w * c.spatial_factor);
+    let padded = size.padded(c);
     let name = format!("encode {}x{}", size.width, size.height);
     let mut net = Net::new(&name, precision, model.weights(), state, probing);
     let pixels = net.builder().input("pixels", &[padded.0 * padded.1, 3], precision.dtype());
     let view = net.view(pixels);
-    let latent = vae::encode(&mut net, c, view, padded)?; // [N, Z]
+    let latent = vae::encode(&mut net, c, view, padded, size.scale(c))?; // [N, Z]
     net.builder().output(latent.tensor);
     Ok(EncodePlan { recorded: net.finish()?, pixels, latent: latent.tensor })
 }

@@ -9,9 +9,7 @@ use std::sync::{Arc, OnceLock};
 use super::Keys;
 use super::msdit;
 use super::net::Recorded;
-use super::plans::{
-    self, FIRST_FRAME_STEPS, FrameInputs, InstructionPlan, PlanContext, PromptPlan, SeedPlan, TickPlan,
-};
+use super::plans::{self, FrameInputs, InstructionPlan, PlanContext, PromptPlan, SeedPlan, TickPlan};
 use super::state::{FrameSize, SessionLayout};
 use super::{Model, ModelError, t5};
 use crate::compute::{Executor, Output, PlanId, Profile, Run, StateId, Tensor};
@@ -20,6 +18,16 @@ use crate::compute::{Executor, Output, PlanId, Profile, Run, StateId, Tensor};
 struct Ready<P> {
     plan: P,
     id: PlanId,
+}
+
+/// The plans that make or take a frame: without a video prompt, or with one of a kind. Recorded when they are first
+/// needed.
+#[derive(Default)]
+struct FramePlans {
+    first: OnceLock<Ready<TickPlan>>,
+    next: OnceLock<Ready<TickPlan>>,
+    /// Without and with a frame before.
+    seed: [OnceLock<Ready<SeedPlan>>; 2],
 }
 
 /// The plans of all sessions of one size and number of steps, ready to run.
@@ -31,13 +39,15 @@ pub struct StreamPlans {
     first_steps: u32,
     probing: bool,
     tokens: usize,
-    prompt: Ready<PromptPlan>,
+    /// By the number of tokens that they take, the shorter ones first; recorded when they are first needed.
+    prompts: Vec<(usize, OnceLock<Ready<PromptPlan>>)>,
     instruction: Ready<InstructionPlan>,
-    first: Ready<TickPlan>,
-    next: Ready<TickPlan>,
-    /// Without and with a frame before; recorded when they are first needed.
-    seed: [OnceLock<Ready<SeedPlan>>; 2],
+    /// Without a video prompt, then with one of each kind that the model knows.
+    frames: Vec<FramePlans>,
 }
+
+/// The place of the plans without a video prompt in [`StreamPlans::frames`].
+const PLAIN: usize = 0;
 
 fn ready<P>(executor: &mut dyn Executor, plan: P, recorded: impl Fn(&P) -> &Recorded) -> Result<Ready<P>, ModelError> {
     let id = executor.prepare(recorded(&plan).plan.clone())?;
@@ -52,7 +62,8 @@ impl StreamPlans {
         size: FrameSize,
         steps: u32,
     ) -> Result<StreamPlans, ModelError> {
-        StreamPlans::with_probes(model, executor, size, steps, FIRST_FRAME_STEPS, false)
+        let first_steps = model.config().scheduler.first_frame_steps;
+        StreamPlans::with_probes(model, executor, size, steps, first_steps, false)
     }
 
     /// As [`StreamPlans::new`], with the number of steps of the first frame, and keeping intermediate values.
@@ -67,33 +78,69 @@ impl StreamPlans {
         let precision = executor.device().precision;
         let layout = Arc::new(SessionLayout::new(model.config(), size, steps as usize, precision));
         let x = PlanContext { model, layout: &layout, size, precision, probing };
-        let (h, w) = size.latent(model.config().vae.spatial_factor);
-        Ok(StreamPlans {
+        let config = model.config();
+        let (h, w) = size.latent(&config.vae);
+        let plans = StreamPlans {
             model: model.clone(),
             size,
             steps,
             first_steps,
             probing,
             tokens: h * w,
-            prompt: ready(executor, plans::prompt_plan(&x, steps)?, |p| &p.recorded)?,
+            prompts: config.text.lengths().into_iter().map(|length| (length, OnceLock::new())).collect(),
             instruction: ready(executor, plans::instruction_plan(&x)?, |p| &p.recorded)?,
-            first: ready(executor, plans::tick_plan(&x, first_steps, true)?, |p| &p.recorded)?,
-            next: ready(executor, plans::tick_plan(&x, steps, false)?, |p| &p.recorded)?,
-            seed: [OnceLock::new(), OnceLock::new()],
+            frames: (0..=config.instruct.video_prompts.len()).map(|_| FramePlans::default()).collect(),
             layout,
-        })
+        };
+        for first in [true, false] {
+            plans.tick(executor, first, PLAIN)?;
+        }
+        Ok(plans)
     }
 
-    /// The plan of a given frame, recorded now if it is the first one of its kind.
-    fn seed(&self, executor: &mut dyn Executor, first: bool) -> Result<&Ready<SeedPlan>, ModelError> {
-        let slot = &self.seed[usize::from(!first)];
+    fn context(&self, executor: &dyn Executor) -> PlanContext<'_> {
+        let (precision, size, probing) = (executor.device().precision, self.size, self.probing);
+        PlanContext { model: &self.model, layout: &self.layout, size, precision, probing }
+    }
+
+    /// The kind of video prompt that belongs to a place in `frames`.
+    fn kind(&self, place: usize) -> Option<&str> {
+        let kinds = &self.model.config().instruct.video_prompts;
+        place.checked_sub(1).and_then(|i| kinds.get(i)).map(String::as_str)
+    }
+
+    /// The plan for a prompt of `count` tokens, and the tokens that it takes.
+    fn prompt(&self, executor: &mut dyn Executor, count: usize) -> Result<(usize, &Ready<PromptPlan>), ModelError> {
+        let fits = self.prompts.iter().find(|(length, _)| count <= *length);
+        let (length, slot) = fits.unwrap_or(&self.prompts[self.prompts.len() - 1]);
+        if let Some(plan) = slot.get() {
+            return Ok((*length, plan));
+        }
+        let recorded = plans::prompt_plan(&self.context(executor), self.steps, *length)?;
+        let plan = ready(executor, recorded, |p| &p.recorded)?;
+        Ok((*length, slot.get_or_init(|| plan)))
+    }
+
+    /// The plan of a tick.
+    fn tick(&self, executor: &mut dyn Executor, first: bool, place: usize) -> Result<&Ready<TickPlan>, ModelError> {
+        let plans = &self.frames[place];
+        let (slot, steps) = if first { (&plans.first, self.first_steps) } else { (&plans.next, self.steps) };
         if let Some(plan) = slot.get() {
             return Ok(plan);
         }
-        let precision = executor.device().precision;
-        let (size, probing) = (self.size, self.probing);
-        let x = PlanContext { model: &self.model, layout: &self.layout, size, precision, probing };
-        let plan = ready(executor, plans::seed_plan(&x, first)?, |p| &p.recorded)?;
+        let recorded = plans::tick_plan(&self.context(executor), steps, first, self.kind(place))?;
+        let plan = ready(executor, recorded, |p| &p.recorded)?;
+        Ok(slot.get_or_init(|| plan))
+    }
+
+    /// The plan of a given frame.
+    fn seed(&self, executor: &mut dyn Executor, first: bool, place: usize) -> Result<&Ready<SeedPlan>, ModelError> {
+        let slot = &self.frames[place].seed[usize::from(!first)];
+        if let Some(plan) = slot.get() {
+            return Ok(plan);
+        }
+        let recorded = plans::seed_plan(&self.context(executor), first, self.kind(place))?;
+        let plan = ready(executor, recorded, |p| &p.recorded)?;
         Ok(slot.get_or_init(|| plan))
     }
 
@@ -104,8 +151,16 @@ impl StreamPlans {
 
     /// Arithmetic of a tick in floating-point operations.
     pub fn tick_flops(&self) -> u64 {
-        self.next.plan.recorded.plan.flops()
+        self.frames[PLAIN].next.get().map_or(0, |next| next.plan.recorded.plan.flops())
     }
+}
+
+/// A video prompt on its way.
+struct Video {
+    /// Place of its plans in [`StreamPlans::frames`].
+    place: usize,
+    /// Latents [N, Z] of the frames to come.
+    latents: std::vec::IntoIter<Vec<f32>>,
 }
 
 /// One session's progress.
@@ -121,6 +176,7 @@ pub struct Stream {
     tokens: Vec<f32>,
     /// Latent of the newest frame [N, Z].
     latent: Vec<f32>,
+    video: Option<Video>,
     /// Values of the probes of the newest run, if the plans keep them.
     pub probes: BTreeMap<String, Vec<f32>>,
 }
@@ -139,6 +195,7 @@ impl Stream {
             instruct_count: 1,
             tokens: vec![0.0; plans.tokens * 2 * config.msdit.latent_channels],
             latent: vec![0.0; plans.tokens * config.msdit.latent_channels],
+            video: None,
             probes: BTreeMap::new(),
         };
         let opened = stream.encode_prompt(executor, ids);
@@ -151,14 +208,14 @@ impl Stream {
     fn encode_prompt(&mut self, executor: &mut dyn Executor, ids: &[u32]) -> Result<(), ModelError> {
         let plans = self.plans.clone();
         let config = plans.model.config();
-        let mut geometry = msdit::geometry(&config.msdit, plans.size.latent(config.vae.spatial_factor));
+        let mut geometry = msdit::geometry(&config.msdit, plans.size.latent(&config.vae));
         let features = std::mem::take(&mut geometry.features);
         for (index, values) in plans.layout.tables(geometry) {
             executor.write_state(self.state, index, &values)?;
         }
-        let words = t5::embed(&config.text, plans.model.words(), ids);
+        let (length, Ready { plan, id }) = plans.prompt(executor, ids.len())?;
+        let words = t5::embed(&config.text, plans.model.words(), ids, length);
         let conditions = plans::tick_conditions(config, plans.tokens, plans.steps, false);
-        let Ready { plan, id } = &plans.prompt;
         let inputs = [(plan.words, &words[..]), (plan.features, &features), (plan.conditions, &conditions)];
         let run = Run {
             plan: *id,
@@ -173,7 +230,8 @@ impl Stream {
 
     /// Encodes an instruction; it holds from the next frame on.
     pub fn set_instruction(&mut self, executor: &mut dyn Executor, ids: &[u32]) -> Result<(), ModelError> {
-        let words = t5::embed(&self.plans.model.config().text, self.plans.model.words(), ids);
+        let text = &self.plans.model.config().text;
+        let words = t5::embed(text, self.plans.model.words(), ids, text.instruction_length());
         let Ready { plan, id } = &self.plans.instruction;
         let run = Run {
             plan: *id,
@@ -186,6 +244,45 @@ impl Stream {
         run_probed(executor, &plan.recorded, &mut self.probes, run)?;
         self.instruct_count = ids.len() as u32;
         Ok(())
+    }
+
+    /// Shows a picture to each of the next frames: its latent [N, Z]. `kind` is an index into the model's kinds of
+    /// video prompts. After the last one the stream goes on without.
+    pub fn set_video_prompt(
+        &mut self,
+        executor: &mut dyn Executor,
+        kind: usize,
+        latents: Vec<Vec<f32>>,
+    ) -> Result<(), ModelError> {
+        let place = kind + 1;
+        // Recorded now, so that no tick has to wait for it.
+        if self.position == 0 {
+            self.plans.tick(executor, true, place)?;
+        }
+        self.plans.tick(executor, false, place)?;
+        self.video = Some(Video { place, latents: latents.into_iter() });
+        Ok(())
+    }
+
+    /// Goes on without a video prompt.
+    pub fn clear_video_prompt(&mut self) {
+        self.video = None;
+    }
+
+    /// Frames that the video prompt is still there for.
+    pub fn video_prompt_left(&self) -> usize {
+        self.video.as_ref().map_or(0, |video| video.latents.len())
+    }
+
+    /// Place of the next frame's plans, and the latent of its video prompt, empty if there is none.
+    fn video_frame(&mut self) -> (usize, Vec<f32>) {
+        if let Some(video) = &mut self.video
+            && let Some(latent) = video.latents.next()
+        {
+            return (video.place, latent);
+        }
+        self.video = None;
+        (PLAIN, Vec::new())
     }
 
     /// Room for the noise of the next frame [N, 2Z]: columns 0..Z become the frame, columns Z..2Z are mixed into the
@@ -205,7 +302,8 @@ impl Stream {
         let plans = self.plans.clone();
         let config = plans.model.config();
         let first = self.position == 0;
-        let Ready { plan, id } = if first { &plans.first } else { &plans.next };
+        let (place, video) = self.video_frame();
+        let Ready { plan, id } = plans.tick(executor, first, place)?;
         let mut conditions = Vec::new();
         if first {
             let z = config.msdit.latent_channels;
@@ -216,7 +314,7 @@ impl Stream {
         let run = Run {
             plan: *id,
             state: self.state,
-            inputs: &inputs(&plan.inputs, &self.tokens, &frame, &conditions),
+            inputs: &inputs(&plan.inputs, &self.tokens, &frame, (&conditions, &video)),
             params: &self.params(),
             outputs: &mut [(plan.picture, Output::Bytes(picture)), (plan.latent, Output::F32(&mut self.latent))],
             profile,
@@ -246,13 +344,17 @@ impl Stream {
             row[z..].copy_from_slice(&context[n * z..][..z]);
         }
         let mut velocity = vec![0.0; latent.len()];
-        self.pass(executor, &condition, keys, &mut velocity)?;
+        // A video prompt is about the frames that are made.
+        let video = self.video.take();
+        let passed = self.pass(executor, &condition, keys, &mut velocity);
+        self.video = video;
+        passed?;
         self.latent.copy_from_slice(latent);
         Ok(())
     }
 
-    /// One pass over the tokens in [`Stream::noise`] as they are, under a condition vector [E]; the frame's latent for
-    /// the decoder and the next frame is their first half. `velocity` takes [N, Z].
+    /// One pass over the tokens in [`Stream::noise`] as they are, under a condition vector [E] and the video prompt;
+    /// the frame's latent for the decoder and the next frame is their first half. `velocity` takes [N, Z].
     pub fn pass(
         &mut self,
         executor: &mut dyn Executor,
@@ -261,12 +363,13 @@ impl Stream {
         velocity: &mut [f32],
     ) -> Result<(), ModelError> {
         let plans = self.plans.clone();
-        let Ready { plan, id } = plans.seed(executor, self.position == 0)?;
+        let (place, video) = self.video_frame();
+        let Ready { plan, id } = plans.seed(executor, self.position == 0, place)?;
         let frame = self.frame(&plans, keys);
         let run = Run {
             plan: *id,
             state: self.state,
-            inputs: &inputs(&plan.inputs, &self.tokens, &frame, condition),
+            inputs: &inputs(&plan.inputs, &self.tokens, &frame, (condition, &video)),
             params: &self.params(),
             outputs: &mut [(plan.velocity, Output::F32(velocity))],
             profile: None,
@@ -321,10 +424,11 @@ fn inputs<'a>(
     plan: &FrameInputs,
     tokens: &'a [f32],
     (keys, cos, sin): &'a (Vec<f32>, Vec<f32>, Vec<f32>),
-    conditions: &'a [f32],
+    (conditions, video): (&'a [f32], &'a [f32]),
 ) -> Vec<(Tensor, &'a [f32])> {
     let mut all = vec![(plan.tokens, tokens), (plan.keys, &keys[..]), (plan.cos, &cos[..]), (plan.sin, &sin[..])];
     all.extend(plan.conditions.map(|t| (t, conditions)));
+    all.extend(plan.video.map(|t| (t, video)));
     all
 }
 

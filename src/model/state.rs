@@ -1,10 +1,11 @@
 //! What a session keeps on the device between ticks.
 //!
-//! N tokens of a frame, D `hidden_size`, Z latent channels, L text tokens, S denoising steps, W window.
+//! N tokens of a frame, D `hidden_size`, Z latent channels, L text tokens, Li instruction tokens, S denoising steps, W
+//! window.
 
 use std::sync::Arc;
 
-use super::config::Config;
+use super::config::{Config, VaeConfig};
 use super::msdit::{MODULATIONS, Modulation};
 use super::net::Net;
 use super::vae;
@@ -19,9 +20,21 @@ pub struct FrameSize {
 }
 
 impl FrameSize {
-    /// Latent height and width where one latent stands for `factor` x `factor` pixels.
-    pub fn latent(self, factor: usize) -> (usize, usize) {
+    /// Scale of the autoencoder for pictures of this size.
+    pub fn scale(self, c: &VaeConfig) -> usize {
+        c.scale(self.width, self.height)
+    }
+
+    /// Latent height and width.
+    pub fn latent(self, c: &VaeConfig) -> (usize, usize) {
+        let factor = c.spatial_factor * self.scale(c);
         (self.height.div_ceil(factor), self.width.div_ceil(factor))
+    }
+
+    /// Height and width in pixels of the whole latents.
+    pub fn padded(self, c: &VaeConfig) -> (usize, usize) {
+        let (factor, (h, w)) = (c.spatial_factor * self.scale(c), self.latent(c));
+        (h * factor, w * factor)
     }
 }
 
@@ -36,7 +49,7 @@ pub struct SessionLayout {
     pub position: usize,
     /// Keys and values of the prompt [L, 2D], for every block that attends to it.
     pub text_keys: Vec<Option<usize>>,
-    /// Keys and values of the instruction [L, 2D], for every block that a fusion block follows.
+    /// Keys and values of the instruction [Li, 2D], for every block that a fusion block follows.
     pub instruct_keys: Vec<Option<usize>>,
     /// Pooled prompt [1, D].
     pub text_pool: usize,
@@ -55,14 +68,16 @@ impl SessionLayout {
     /// The layout of sessions of one size and number of steps.
     pub fn new(config: &Config, size: FrameSize, steps: usize, precision: Precision) -> SessionLayout {
         let c = &config.msdit;
-        let (h, w) = size.latent(config.vae.spatial_factor);
-        let (n, d, l, float) = (h * w, c.hidden_size, config.text.max_length, precision.dtype());
+        let (h, w) = size.latent(&config.vae);
+        let (n, d, float) = (h * w, c.hidden_size, precision.dtype());
+        let (long, short) = (config.text.max_length, config.text.instruction_length());
         let mut layout = StateLayout::default();
-        let mut keys = |name: String, there: bool| there.then(|| layout.add(name, &[l, 2 * d], float));
-        let text_keys = (0..c.num_layers).map(|i| keys(format!("text_keys.{i}"), c.has_cross_attention(i))).collect();
+        let mut keys = |name: String, l: usize, there: bool| there.then(|| layout.add(name, &[l, 2 * d], float));
+        let text_keys =
+            (0..c.num_layers).map(|i| keys(format!("text_keys.{i}"), long, c.has_cross_attention(i))).collect();
         let instruct = &config.instruct;
         let instruct_keys =
-            (0..c.num_layers).map(|i| keys(format!("instruct_keys.{i}"), instruct.applies(i))).collect();
+            (0..c.num_layers).map(|i| keys(format!("instruct_keys.{i}"), short, instruct.applies(i))).collect();
         let mut ring = |name: String| layout.add(name, &[c.window, n, d], float);
         let rings = (0..c.num_layers).map(|i| (ring(format!("ring_k.{i}")), ring(format!("ring_v.{i}")))).collect();
         SessionLayout {

@@ -1,7 +1,7 @@
 //! The text encoder: T5 v1.1's encoder (arXiv 1910.10683; gated-gelu feed-forward), whose features condition every
 //! frame (GameGen-X, arXiv 2411.00769, section 3.2).
 //!
-//! L tokens, padded to the longest text; D `d_model`; H heads of `d_kv`; F `d_ff`.
+//! L tokens, padded to one of [`TextConfig::lengths`]; D `d_model`; H heads of `d_kv`; F `d_ff`.
 
 use super::config::TextConfig;
 use super::net::{Fuse, Net};
@@ -15,7 +15,6 @@ pub const COMPONENT: &str = "text_encoder";
 pub const STEM: &str = "model";
 
 const RELATIVE_BIAS: &str = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight";
-const ATTENTION_BIAS: &str = "encoder.attention_bias";
 
 /// The tensors of the component's file.
 pub fn expected(c: &TextConfig) -> Vec<Expected> {
@@ -41,20 +40,27 @@ pub fn expected(c: &TextConfig) -> Vec<Expected> {
     all
 }
 
-/// Adds the position bias [H, L, L], spread out from its buckets, and returns the table of words [vocabulary, D].
+/// Adds the position bias [H, L, L] of every length, spread out from its buckets, and returns the table of words
+/// [vocabulary, D].
 pub fn derive(c: &TextConfig, mut host: HostTensors, set: &mut WeightSet) -> Vec<f32> {
     let table = host.remove(RELATIVE_BIAS).unwrap_or_default(); // [buckets, H]
-    let l = c.max_length;
-    let mut bias = Vec::with_capacity(c.num_heads * l * l);
-    for head in 0..c.num_heads {
-        for query in 0..l {
-            for key in 0..l {
-                bias.push(table[bucket(c, query, key) * c.num_heads + head]);
+    for l in c.lengths() {
+        let mut bias = Vec::with_capacity(c.num_heads * l * l);
+        for head in 0..c.num_heads {
+            for query in 0..l {
+                for key in 0..l {
+                    bias.push(table[bucket(c, query, key) * c.num_heads + head]);
+                }
             }
         }
+        set.insert(attention_bias(l), &[c.num_heads, l, l], Storage::Vector, bias);
     }
-    set.insert(format!("{COMPONENT}.{ATTENTION_BIAS}"), &[c.num_heads, l, l], Storage::Vector, bias);
     host.remove("shared.weight").unwrap_or_default()
+}
+
+/// Name of the position bias for texts of `l` tokens.
+fn attention_bias(l: usize) -> String {
+    format!("{COMPONENT}.encoder.attention_bias.{l}")
 }
 
 /// Bidirectional bucket of the distance from `query` to `key` (T5, section 2.1): one a distance while it is small, then
@@ -72,14 +78,14 @@ fn bucket(c: &TextConfig, query: usize, key: usize) -> usize {
     side + (exact + (log_ratio * (half - exact) as f32) as usize).min(half - 1)
 }
 
-/// Rows of the table of words for `ids`, padded with word 0 to L rows: [L, D].
-pub fn embed(c: &TextConfig, table: &[f32], ids: &[u32]) -> Vec<f32> {
-    let padded = ids.iter().copied().chain(std::iter::repeat(0)).take(c.max_length);
+/// Rows of the table of words for `ids`, padded with word 0 to `length` rows: [L, D].
+pub fn embed(c: &TextConfig, table: &[f32], ids: &[u32], length: usize) -> Vec<f32> {
+    let padded = ids.iter().copied().chain(std::iter::repeat(0)).take(length);
     padded.flat_map(|id| &table[id as usize * c.d_model..][..c.d_model]).copied().collect()
 }
 
-/// Features [L, D] of a text given as rows of the table of words [L, D]. Only the first `count` rows mean something;
-/// they do not depend on the rest.
+/// Features [L, D] of a text given as rows of the table of words [L, D], L one of [`TextConfig::lengths`]. Only the
+/// first `count` rows mean something; they do not depend on the rest.
 pub fn encode(net: &mut Net, c: &TextConfig, words: View, count: Param) -> Result<View, ComputeError> {
     net.at(COMPONENT, |net| {
         net.probe("embedding", words)?;
@@ -102,7 +108,7 @@ fn attention(net: &mut Net, c: &TextConfig, h: View, count: Param) -> Result<(),
     let q = net.linear("SelfAttention.q", x, Fuse::default())?; // [L, H * d_kv]
     let k = net.linear("SelfAttention.k", x, Fuse::default())?; // [L, H * d_kv]
     let v = net.linear("SelfAttention.v", x, Fuse::default())?; // [L, H * d_kv]
-    let bias = net.builder().weight(&format!("{COMPONENT}.{ATTENTION_BIAS}"))?; // [H, L, L]
+    let bias = net.builder().weight(&attention_bias(h.rows))?; // [H, L, L]
     let scale = if c.scale_attention { 1.0 / (c.d_kv as f32).sqrt() } else { 1.0 };
     let y = net.attention(q, (k, v), c.num_heads, scale, Some(count), Some(bias))?; // [L, H * d_kv]
     net.linear("SelfAttention.o", y, Fuse::add_to(h, None))?; // [L, D]

@@ -1,9 +1,12 @@
 //! The causal video autoencoder (GameGen-X, arXiv 2411.00769, section 3.1), 32 x 32 pixels to one latent.
 //!
+//! Large pictures have a scale of 2: patches at both ends are twice as long, everything between is the same network,
+//! and a latent stands for 64 x 64 pixels. So a 1280x720 frame costs what one of 640x360 costs.
+//!
 //! Space is exchanged for channels with shortcuts (DC-AE, arXiv 2410.10733). differs: the temporal factor is 1, so that
 //! a key acts on the very next frame; two temporal mixes of the decoder look one frame back instead.
 //!
-//! Z latent channels; h, w latent sides; P pixels or features of a level; C channels.
+//! Z latent channels; h, w latent sides; P pixels or features of a level; C channels; s scale, 1 or 2.
 
 use super::config::VaeConfig;
 use super::net::{Fuse, Net};
@@ -16,6 +19,9 @@ pub const COMPONENT: &str = "vae";
 /// Name of the weight file without its ending.
 pub const STEM: &str = "diffusion_pytorch_model";
 
+/// Block at the decoder's end that only scale 2 has.
+const LAST_BLOCK: &str = "decoder.block";
+
 /// Stage before whose blocks the second temporal mix stands; the first one follows `conv_in`.
 const SECOND_MIX: usize = 1;
 
@@ -25,7 +31,9 @@ pub fn expected(c: &VaeConfig) -> Vec<Expected> {
     let mut all = Vec::new();
     let (e, d) = (&c.encoder_channels, &c.decoder_channels);
     let (first, last) = (e[0], e[e.len() - 1]);
-    conv3x3(&mut all, "encoder.conv_in", first, c.patch_channels());
+    for scale in scales(c) {
+        conv3x3(&mut all, &at_scale("encoder.conv_in", scale), first, c.patch_channels(scale));
+    }
     for (s, &width) in e.iter().enumerate() {
         let stage = format!("encoder.down.{s}");
         if s > 0 {
@@ -49,30 +57,48 @@ pub fn expected(c: &VaeConfig) -> Vec<Expected> {
         blocks(&mut all, &stage, width, c.decoder_blocks[s]);
     }
     let last = d[d.len() - 1];
-    all.push(Expected::new("decoder.norm_out.weight", &[last], Kind::Vector));
-    conv3x3(&mut all, "decoder.conv_out", c.patch_channels(), last);
+    if c.two_fold_from.is_some() {
+        residual(&mut all, &at_scale(LAST_BLOCK, 2), last);
+    }
+    for scale in scales(c) {
+        all.push(Expected::new(at_scale("decoder.norm_out", scale) + ".weight", &[last], Kind::Vector));
+        conv3x3(&mut all, &at_scale("decoder.conv_out", scale), c.patch_channels(scale), last);
+    }
     all.push(Expected::new("latents_mean", &[z], Kind::Host));
     all.push(Expected::new("latents_std", &[z], Kind::Host));
     all
 }
 
-fn conv3x3(all: &mut Vec<Expected>, name: &str, out: usize, inner: usize) {
+pub(super) fn conv3x3(all: &mut Vec<Expected>, name: &str, out: usize, inner: usize) {
     all.push(Expected::new(format!("{name}.weight"), &[out, inner, 3, 3], Kind::Conv3x3));
     all.push(Expected::new(format!("{name}.bias"), &[out], Kind::Vector));
 }
 
-fn pointwise(all: &mut Vec<Expected>, name: &str, out: usize, inner: usize) {
+pub(super) fn pointwise(all: &mut Vec<Expected>, name: &str, out: usize, inner: usize) {
     all.push(Expected::new(format!("{name}.weight"), &[out, inner, 1, 1], Kind::Pointwise));
     all.push(Expected::new(format!("{name}.bias"), &[out], Kind::Vector));
 }
 
 fn blocks(all: &mut Vec<Expected>, stage: &str, width: usize, count: usize) {
     for j in 0..count {
-        let name = format!("{stage}.block.{j}");
-        all.push(Expected::new(format!("{name}.norm.weight"), &[width], Kind::Vector));
-        conv3x3(all, &format!("{name}.conv1"), width, width);
-        pointwise(all, &format!("{name}.conv2"), width, width);
+        residual(all, &format!("{stage}.block.{j}"), width);
     }
+}
+
+pub(super) fn residual(all: &mut Vec<Expected>, name: &str, width: usize) {
+    all.push(Expected::new(format!("{name}.norm.weight"), &[width], Kind::Vector));
+    conv3x3(all, &format!("{name}.conv1"), width, width);
+    pointwise(all, &format!("{name}.conv2"), width, width);
+}
+
+/// Scales that the model has.
+fn scales(c: &VaeConfig) -> impl Iterator<Item = usize> {
+    1..=if c.two_fold_from.is_some() { 2 } else { 1 }
+}
+
+/// Name of a layer at a scale.
+fn at_scale(name: &str, scale: usize) -> String {
+    if scale == 1 { name.to_string() } else { format!("{name}_{scale}x") }
 }
 
 /// Adds the change between latents of mean 0 and deviation 1, on which the transformer works, and those of the
@@ -107,13 +133,19 @@ pub fn add_state(c: &VaeConfig, (h, w): (usize, usize), dtype: DType, layout: &m
     ]
 }
 
-/// Latent [h * w, Z] of mean 0 and deviation 1 of a frame of pixels in -1..1 [32h * 32w, 3]. `size` is (32h, 32w).
-pub fn encode(net: &mut Net, c: &VaeConfig, pixels: View, size: (usize, usize)) -> Result<View, ComputeError> {
+/// Latent [h * w, Z] of mean 0 and deviation 1 of a frame of pixels in -1..1 [32sh * 32sw, 3]. `size` is (32sh, 32sw).
+pub fn encode(
+    net: &mut Net,
+    c: &VaeConfig,
+    pixels: View,
+    size: (usize, usize),
+    scale: usize,
+) -> Result<View, ComputeError> {
     net.at(COMPONENT, |net| {
-        let p = c.patch_size;
-        let x = unshuffle(net, pixels, size, p)?; // [H/4 * W/4, 48]
+        let p = scale * c.patch_size;
+        let x = unshuffle(net, pixels, size, p)?; // [8h * 8w, 48 s^2]
         let (mut height, mut width) = (size.0 / p, size.1 / p);
-        let mut x = net.conv3x3("encoder.conv_in", x, (height, width), Act::None)?; // [P, C0]
+        let mut x = net.conv3x3(&at_scale("encoder.conv_in", scale), x, (height, width), Act::None)?; // [P, C0]
         net.probe("encoder.conv_in", x)?;
         for s in 0..c.encoder_channels.len() {
             let stage = format!("encoder.down.{s}");
@@ -122,7 +154,7 @@ pub fn encode(net: &mut Net, c: &VaeConfig, pixels: View, size: (usize, usize)) 
                 (height, width) = (height / 2, width / 2);
             }
             for j in 0..c.encoder_blocks[s] {
-                net.at(&format!("{stage}.block.{j}"), |net| block(net, c, x, (height, width)))?; // [P, C]
+                net.at(&format!("{stage}.block.{j}"), |net| block(net, c.norm_eps, x, (height, width)))?; // [P, C]
             }
             net.probe(&stage, x)?;
         }
@@ -133,14 +165,19 @@ pub fn encode(net: &mut Net, c: &VaeConfig, pixels: View, size: (usize, usize)) 
     })
 }
 
-fn unshuffle(net: &mut Net, x: View, (height, width): (usize, usize), r: usize) -> Result<View, ComputeError> {
+pub(super) fn unshuffle(
+    net: &mut Net,
+    x: View,
+    (height, width): (usize, usize),
+    r: usize,
+) -> Result<View, ComputeError> {
     let y = net.temp("unshuffle", x.rows / (r * r), x.cols * r * r);
     net.push("unshuffle", Unshuffle { x, height, width, r, y })?;
     Ok(y)
 }
 
 /// Space to channel by 2 and a 1x1 convolution; the mean of groups of channels is a shortcut where it divides.
-fn downsample(net: &mut Net, x: View, size: (usize, usize), c_out: usize) -> Result<View, ComputeError> {
+pub(super) fn downsample(net: &mut Net, x: View, size: (usize, usize), c_out: usize) -> Result<View, ComputeError> {
     let x = unshuffle(net, x, size, 2)?; // [P/4, 4C]
     if !x.cols.is_multiple_of(c_out) {
         return net.linear("downsample.conv", x, Fuse::default()); // [P/4, Cout]
@@ -151,8 +188,8 @@ fn downsample(net: &mut Net, x: View, size: (usize, usize), c_out: usize) -> Res
 }
 
 /// Residual block, in place: `x + conv2(silu(conv1(norm(x))))`, 3x3 then 1x1. `x` [P, C].
-fn block(net: &mut Net, c: &VaeConfig, x: View, size: (usize, usize)) -> Result<(), ComputeError> {
-    let y = net.weighted_norm("norm", x, Act::None, c.norm_eps)?; // [P, C]
+pub(super) fn block(net: &mut Net, eps: f32, x: View, size: (usize, usize)) -> Result<(), ComputeError> {
+    let y = net.weighted_norm("norm", x, Act::None, eps)?; // [P, C]
     let y = net.conv3x3("conv1", y, size, Act::Silu)?; // [P, C]
     net.linear("conv2", y, Fuse::add_to(x, None))?; // [P, C]
     Ok(())
@@ -190,16 +227,20 @@ pub fn decode_memory(
     })
 }
 
-/// The rest of the decoder, frame by frame: features of 4x4 patches of pixels [8h * 8w, 48].
-pub fn decode_frame(net: &mut Net, c: &VaeConfig, features: Features) -> Result<Features, ComputeError> {
+/// The rest of the decoder, frame by frame: features of patches of 4s x 4s pixels [8h * 8w, 48 s^2].
+pub fn decode_frame(net: &mut Net, c: &VaeConfig, features: Features, scale: usize) -> Result<Features, ComputeError> {
     net.at(COMPONENT, |net| {
         let mut f = stage_blocks(net, c, features, SECOND_MIX)?; // [P, C1]
         for s in SECOND_MIX + 1..c.decoder_channels.len() {
             f = upsample(net, c, f, s)?; // [4P, C]
             f = stage_blocks(net, c, f, s)?; // [P, C]
         }
-        let x = net.weighted_norm("decoder.norm_out", f.x, Act::Silu, c.norm_eps)?; // [P, C3]
-        let x = net.conv3x3("decoder.conv_out", x, (f.height, f.width), Act::None)?; // [P, 48]
+        let size = (f.height, f.width);
+        if scale > 1 {
+            net.at(&at_scale(LAST_BLOCK, scale), |net| block(net, c.norm_eps, f.x, size))?; // [P, C3]
+        }
+        let x = net.weighted_norm(&at_scale("decoder.norm_out", scale), f.x, Act::Silu, c.norm_eps)?; // [P, C3]
+        let x = net.conv3x3(&at_scale("decoder.conv_out", scale), x, size, Act::None)?; // [P, 48 s^2]
         net.probe("decoder.conv_out", x)?;
         Ok(Features { x, ..f })
     })
@@ -207,7 +248,7 @@ pub fn decode_frame(net: &mut Net, c: &VaeConfig, features: Features) -> Result<
 
 fn stage_blocks(net: &mut Net, c: &VaeConfig, f: Features, s: usize) -> Result<Features, ComputeError> {
     for j in 0..c.decoder_blocks[s] {
-        net.at(&format!("decoder.up.{s}.block.{j}"), |net| block(net, c, f.x, (f.height, f.width)))?;
+        net.at(&format!("decoder.up.{s}.block.{j}"), |net| block(net, c.norm_eps, f.x, (f.height, f.width)))?;
     }
     net.probe(&format!("decoder.up.{s}"), f.x)?;
     Ok(f)
@@ -215,13 +256,23 @@ fn stage_blocks(net: &mut Net, c: &VaeConfig, f: Features, s: usize) -> Result<F
 
 /// A 1x1 convolution to 4 * Cout channels plus repeated channels as a shortcut, then channel to space by 2.
 fn upsample(net: &mut Net, c: &VaeConfig, f: Features, s: usize) -> Result<Features, ComputeError> {
-    net.at(&format!("decoder.up.{s}"), |net| {
-        let (height, width) = (f.height, f.width);
-        let x = net.linear("upsample.conv", f.x, Fuse::default())?; // [P, 4 * Cout]
-        let y = net.temp("upsample", 4 * f.x.rows, c.decoder_channels[s]); // [4P, Cout]
-        net.push("upsample.shuffle", Shuffle { x, shortcut: Some(f.x), height, width, r: 2, y })?;
-        Ok(Features { x: y, height: 2 * height, width: 2 * width })
-    })
+    let (height, width) = (f.height, f.width);
+    let grow = |net: &mut Net| upsampled(net, f.x, (height, width), c.decoder_channels[s]);
+    let x = net.at(&format!("decoder.up.{s}"), grow)?; // [4P, Cout]
+    Ok(Features { x, height: 2 * height, width: 2 * width })
+}
+
+/// The layer `upsample` at this place in the tree, from features [P, C] to [4P, Cout].
+pub(super) fn upsampled(
+    net: &mut Net,
+    shortcut: View,
+    (height, width): (usize, usize),
+    c_out: usize,
+) -> Result<View, ComputeError> {
+    let x = net.linear("upsample.conv", shortcut, Fuse::default())?; // [P, 4 * Cout]
+    let y = net.temp("upsample", 4 * shortcut.rows, c_out); // [4P, Cout]
+    net.push("upsample.shuffle", Shuffle { x, shortcut: Some(shortcut), height, width, r: 2, y })?;
+    Ok(y)
 }
 
 /// Causal temporal mix: `x + conv(cat(y, before))` with `y = norm(x)` and `before` the `y` of the frame before, or `y`
@@ -246,14 +297,16 @@ fn mix(net: &mut Net, c: &VaeConfig, x: View, memory: usize, first: bool) -> Res
 }
 
 impl Features {
-    /// Records the way from features of patches to a picture of `width` x `height` pixels in 4:2:0; returns its bytes.
-    pub fn to_i420(self, net: &mut Net, width: usize, height: usize) -> Result<Tensor, ComputeError> {
+    /// Records the way from features of patches, `r` pixels along a side, to a picture of `width` x `height` pixels in
+    /// 4:2:0; returns its bytes.
+    pub fn to_i420(self, net: &mut Net, r: usize, width: usize, height: usize) -> Result<Tensor, ComputeError> {
         let y = net.builder().bytes("picture", width * height * 3 / 2);
         let whole = net.view(y);
         let op = crate::compute::op::ToI420 {
             x: self.x,
             height: self.height,
             width: self.width,
+            r,
             out_height: height,
             out_width: width,
             y,

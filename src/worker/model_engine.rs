@@ -55,24 +55,16 @@ impl Engine for model::Engine {
         self.close(session);
     }
 
-    /// Parts of the environment that were not said stay as the prompt describes them.
+    /// Parts of the environment that were never said stay as the prompt describes them.
     fn instruct(
         &mut self,
         session: &mut Session,
-        request: &OpenSession,
+        _: &OpenSession,
         environment: &Environment,
         text: Option<&str>,
     ) -> Result<(), Fault> {
-        let mut words = model::Environment::from_prompt(self.model().info(), &request.prompt);
-        for (word, said) in [
-            (&mut words.weather, &environment.weather),
-            (&mut words.lighting, &environment.lighting),
-            (&mut words.effects, &environment.effects),
-        ] {
-            if let Some(said) = said {
-                word.clone_from(said);
-            }
-        }
+        let Environment { weather, lighting, effects } = environment.clone();
+        let words = model::Environment { weather, lighting, effects };
         Ok(self.set_instruction(session, &words, text)?)
     }
 

@@ -170,8 +170,9 @@ def grow_vocabulary(text: text_encoder.T5Encoder, size: int, std: float = 0.01):
 
 
 def model_hash(folder) -> str:
-    """sha256 over the folder's safetensors files in sorted path order."""
+    """sha256 over the safetensors files of the four parts in sorted path order; judges beside them do not count."""
     digest = hashlib.sha256()
-    for path in sorted(Path(folder).rglob("*.safetensors"), key=lambda p: p.relative_to(folder).as_posix()):
+    paths = [path for name in CLASSES for path in (Path(folder) / name).glob("*.safetensors")]
+    for path in sorted(paths, key=lambda p: p.relative_to(folder).as_posix()):
         digest.update(path.read_bytes())
     return digest.hexdigest()

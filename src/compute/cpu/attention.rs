@@ -74,11 +74,12 @@ struct Attend<'a> {
     q: Mat<'a>,
     heads: usize,
     hd: usize,
-    /// Keys that were packed and keys that count.
+    /// Keys that count; no others are packed.
     keys: usize,
-    count: usize,
     scale: f32,
     bias: Option<&'a [f32]>,
+    /// Length of a row of the bias: keys that are there.
+    bias_row: usize,
     packed: &'a [f32],
     stride: usize,
 }
@@ -120,13 +121,13 @@ impl Attend<'_> {
         let (hd, padded) = (self.hd, self.keys.next_multiple_of(LANES));
         let (k, v) = packed.split_at(packed_len(self.keys, hd));
         let q = self.q.columns(head * hd, hd);
-        for panel in 0..self.count.div_ceil(LANES) {
+        for panel in 0..self.keys.div_ceil(LANES) {
             let k = &k[panel * hd * LANES..(panel + 1) * hd * LANES];
             let tile: [Lanes; M] = sums::<S, M>(simd, k, 1, hd, |r, _| q.row(row + r));
             for (r, mut scores) in tile.into_iter().enumerate() {
                 scores.iter_mut().for_each(|s| *s *= self.scale);
                 if let Some(bias) = self.bias {
-                    let start = (head * self.q.rows + row + r) * self.keys;
+                    let start = (head * self.q.rows + row + r) * self.bias_row;
                     let bias = load(&bias[start..start + self.keys], panel * LANES);
                     (0..LANES).for_each(|i| scores[i] += bias[i]);
                 }
@@ -135,11 +136,11 @@ impl Attend<'_> {
         }
         let mut inverse = [0.0; M];
         for (r, inverse) in inverse.iter_mut().enumerate() {
-            *inverse = softmax(&mut work[r * padded..r * padded + self.count]);
+            *inverse = softmax(&mut work[r * padded..r * padded + self.keys]);
         }
         let work = &*work;
         for (panel, v) in v.chunks_exact(self.keys * LANES).enumerate() {
-            let tile: [Lanes; M] = sums::<S, M>(simd, v, 1, self.count, |r, _| &work[r * padded..][..self.count]);
+            let tile: [Lanes; M] = sums::<S, M>(simd, v, 1, self.keys, |r, _| &work[r * padded..][..self.keys]);
             let cols = LANES.min(hd - panel * LANES);
             for (r, mut sums) in tile.into_iter().enumerate() {
                 sums.iter_mut().for_each(|s| *s *= inverse[r]);
@@ -155,8 +156,11 @@ pub fn attention(op: &Attention, memory: &mut Memory<'_>, scratch: &mut Scratch,
         let memory: &Memory<'_> = memory;
         let mut operands = Operands::new(memory, op.y.tensor, &mut scratch.stage);
         let [q, k, v] = [op.q, op.k, op.v].map(|x| operands.get(&x, &buffer));
-        let (hd, keys, cost) = (op.q.cols / op.heads, k.rows, 4 * q.rows * k.rows * q.cols);
-        let packed = &mut scratch.packed[..space(op).0];
+        // Keys beyond those that count, such as the padding of a text, cost nothing.
+        let keys = op.key_count.map_or(k.rows, |p| value(p, cx.params));
+        let [k, v] = [k, v].map(|x| Mat { rows: keys, ..x });
+        let (hd, cost) = (op.q.cols / op.heads, 4 * q.rows * keys * q.cols);
+        let packed = &mut scratch.packed[..op.heads * head_len(keys, hd)];
         let heads = Split { rows: op.heads, stride: head_len(keys, hd), step: 1, cost: 4 * keys * k.cols, work: 0 };
         cx.rows(packed, heads, &mut [], &PackHeads { k, v, hd });
         let body = Attend {
@@ -164,9 +168,9 @@ pub fn attention(op: &Attention, memory: &mut Memory<'_>, scratch: &mut Scratch,
             heads: op.heads,
             hd,
             keys,
-            count: op.key_count.map_or(keys, |p| value(p, cx.params)),
             scale: op.scale,
             bias: op.bias.map(|b| memory.vector(b)),
+            bias_row: op.k.rows,
             packed,
             stride: op.y.stride,
         };

@@ -74,12 +74,12 @@ pub fn shuffle(op: &Shuffle, memory: &mut Memory<'_>, scratch: &mut Scratch, cx:
     memory.put(op.y.tensor, buffer);
 }
 
-/// Red, green and blue of pixel (i, j) in steps of one byte.
+/// Red, green and blue of pixel (i, j) in steps of one byte, from blocks of r x r pixels.
 #[inline(always)]
-fn rgb(x: &Mat<'_>, blocks: usize, i: usize, j: usize) -> [f32; 3] {
-    let block = x.row(i / 4 * blocks + j / 4);
-    let at = i % 4 * 4 + j % 4;
-    [block[at], block[16 + at], block[32 + at]].map(|x| (x.clamp(-1.0, 1.0) + 1.0) * 127.5)
+fn rgb(x: &Mat<'_>, (blocks, r): (usize, usize), i: usize, j: usize) -> [f32; 3] {
+    let block = x.row(i / r * blocks + j / r);
+    let at = i % r * r + j % r;
+    [block[at], block[r * r + at], block[2 * r * r + at]].map(|x| (x.clamp(-1.0, 1.0) + 1.0) * 127.5)
 }
 
 #[inline(always)]
@@ -94,10 +94,20 @@ fn byte(x: f32) -> u8 {
 }
 
 pub fn to_i420(op: &ToI420, memory: &mut Memory<'_>) {
+    match op.r {
+        // Sides that are known when the program is built need no division.
+        4 => planes(op, 4, memory),
+        8 => planes(op, 8, memory),
+        r => planes(op, r, memory),
+    }
+}
+
+#[inline(always)]
+fn planes(op: &ToI420, r: usize, memory: &mut Memory<'_>) {
     let mut picture = std::mem::take(&mut memory.bytes[op.y.index()]);
     {
         let x = memory.mat(&op.x);
-        let (h, w, blocks) = (op.out_height, op.out_width, op.width);
+        let (h, w, blocks) = (op.out_height, op.out_width, (op.width, r));
         let (y_plane, chroma) = picture.split_at_mut(h * w);
         let (cb_plane, cr_plane) = chroma.split_at_mut(h * w / 4);
         let planes = y_plane.chunks_exact_mut(2 * w).zip(cb_plane.chunks_exact_mut(w / 2));

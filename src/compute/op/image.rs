@@ -113,12 +113,13 @@ impl Operation for Shuffle {
     }
 }
 
-/// Features to a planar 4:2:0 picture: channel to space by 4, clamp to [-1, 1], RGB to full-range BT.601 (JPEG) luma
+/// Features to a planar 4:2:0 picture: channel to space by r, clamp to [-1, 1], RGB to full-range BT.601 (JPEG) luma
 /// and chroma, chroma averaged over 2x2 pixels, rounded to the nearest byte, cropped to the wanted size.
 ///
-/// `x` [height * width, 48] with channel `c * 16 + di * 4 + dj` for colour c (red, green, blue). `y` is a u8 tensor of
-/// `out_width * out_height * 3 / 2` bytes: the Y plane, then Cb, then Cr, rows without padding.
-/// Units: `height` and `width` count 4x4 blocks; `out_width` and `out_height` are pixels, even, at most 4x the blocks.
+/// `x` [height * width, 3 * r * r] with channel `c * r * r + di * r + dj` for colour c (red, green, blue). `y` is a u8
+/// tensor of `out_width * out_height * 3 / 2` bytes: the Y plane, then Cb, then Cr, rows without padding.
+/// Units: `height` and `width` count blocks of r x r pixels; `out_width` and `out_height` are pixels, even, at most r
+/// times the blocks.
 /// Y = 0.299 R + 0.587 G + 0.114 B; Cb = 128 + 0.564 (B - Y); Cr = 128 + 0.713 (R - Y) in units of one byte step, with
 /// R, G, B = (x + 1) * 127.5 and Y, Cb, Cr clamped to 0..=255.
 #[derive(Clone, Debug)]
@@ -126,6 +127,7 @@ pub struct ToI420 {
     pub x: View,
     pub height: usize,
     pub width: usize,
+    pub r: usize,
     pub out_height: usize,
     pub out_width: usize,
     pub y: Tensor,
@@ -136,12 +138,12 @@ pub struct ToI420 {
 impl Operation for ToI420 {
     fn check(&self, t: &Tensors) -> Result<(), ComputeError> {
         const OP: &str = "to_i420";
-        matrix(t, OP, "x", &self.x, self.height * self.width, 48)?;
-        let (w, h) = (self.out_width, self.out_height);
+        let (w, h, r) = (self.out_width, self.out_height, self.r);
+        matrix(t, OP, "x", &self.x, self.height * self.width, 3 * r * r)?;
         require(
-            w.is_multiple_of(2) && h.is_multiple_of(2) && w <= 4 * self.width && h <= 4 * self.height && w * h > 0,
+            w.is_multiple_of(2) && h.is_multiple_of(2) && w <= r * self.width && h <= r * self.height && w * h > 0,
             OP,
-            || format!("{w}x{h} from {}x{} blocks", self.width, self.height),
+            || format!("{w}x{h} from {}x{} blocks of {r}", self.width, self.height),
         )?;
         let n = w * h * 3 / 2;
         require(t.dtype(self.y) == DType::U8 && t.shape(self.y).elements() == n, OP, || {

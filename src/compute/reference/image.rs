@@ -44,8 +44,9 @@ pub fn shuffle(op: &Shuffle, values: &mut Values) {
 
 /// Red, green and blue of a pixel in steps of one byte.
 fn rgb(op: &ToI420, values: &Values, i: usize, j: usize) -> [f32; 3] {
+    let r = op.r;
     [0, 1, 2].map(|c| {
-        let x = values.at(&op.x, i / 4 * op.width + j / 4, c * 16 + i % 4 * 4 + j % 4);
+        let x = values.at(&op.x, i / r * op.width + j / r, c * r * r + i % r * r + j % r);
         (x.clamp(-1.0, 1.0) + 1.0) * 127.5
     })
 }

@@ -196,6 +196,7 @@ fn pictures_have_the_colours_of_the_formula() {
         x: whole(Tensor(0), 1, 48),
         height: 1,
         width: 1,
+        r: 4,
         out_height: 2,
         out_width: 2,
         y: Tensor(1),

@@ -343,7 +343,9 @@ fn pointwise(all: &mut Vec<Case>) {
 }
 
 fn image(all: &mut Vec<Case>) {
-    for (height, width, c, r) in [(1, 1, 3, 1), (2, 2, 1, 2), (6, 10, 5, 2), (8, 12, 3, 4), (12, 20, 16, 2)] {
+    let shapes =
+        [(1, 1, 3, 1), (2, 2, 1, 2), (6, 10, 5, 2), (8, 12, 3, 4), (12, 20, 16, 2), (24, 40, 3, 8), (8, 8, 3, 8)];
+    for (height, width, c, r) in shapes {
         let (p, rr) = (height * width, r * r);
         let mut d = Declare::new(format!("unshuffle {height}x{width}x{c} by {r}"));
         let (x, y) = (d.strided(p, c, 1, c + 2), d.strided(p / rr, c * rr, 2, c * rr + 3));
@@ -364,14 +366,25 @@ fn image(all: &mut Vec<Case>) {
         let (x, y) = (d.strided(m, out * g, 1, out * g + 2), d.strided(m, out, 0, out + 1));
         all.push(d.op(&[y], move |p| GroupMean { x: p.view(x), y: p.view(y) }));
     }
-    for (height, width, out_height, out_width) in [(1, 1, 2, 4), (2, 3, 8, 12), (3, 5, 10, 18), (12, 20, 48, 80)] {
-        let mut d = Declare::new(format!("to_i420 {height}x{width} to {out_width}x{out_height}"));
-        let x = d.strided(height * width, 48, 1, 50);
+    let pictures = [
+        (4, 1, 1, 2, 4),
+        (4, 2, 3, 8, 12),
+        (4, 3, 5, 10, 18),
+        (4, 12, 20, 48, 80),
+        (8, 1, 1, 2, 6),
+        (8, 3, 5, 22, 34),
+        (8, 12, 20, 90, 160),
+        (2, 3, 3, 4, 6),
+    ];
+    for (r, height, width, out_height, out_width) in pictures {
+        let mut d = Declare::new(format!("to_i420 {height}x{width} of {r} to {out_width}x{out_height}"));
+        let x = d.strided(height * width, 3 * r * r, 1, 3 * r * r + 2);
         let y = d.picture(out_height * out_width * 3 / 2);
         all.push(d.op(&[y], move |p| ToI420 {
             x: p.view(x),
             height,
             width,
+            r,
             out_height,
             out_width,
             y: p.tensor(y),

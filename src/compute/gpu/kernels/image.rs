@@ -53,7 +53,8 @@ pub(super) fn to_i420(l: &Lowering<'_>, op: &ToI420) -> Dispatch {
         .word("width", op.width)
         .word("x_stride", op.x.stride)
         .word("out_width", op.out_width)
-        .word("out_height", op.out_height);
+        .word("out_height", op.out_height)
+        .word("r", op.r);
     let local = fill.kernel.kernel().local_size as usize;
     fill.over(squares.div_ceil(local), 1)
 }

@@ -173,7 +173,7 @@ kernels! {
         x_stride: Word, s_stride: Word, y_stride: Word,
     ]
     ToI420 "to_i420" 64 [
-        x: Address, y: Address, width: Word, x_stride: Word, out_width: Word, out_height: Word,
+        x: Address, y: Address, width: Word, x_stride: Word, out_width: Word, out_height: Word, r: Word,
     ]
     Unshuffle "unshuffle" 64 [
         x: Address, y: Address, rows: Word, cols: Word, width: Word, r: Word, x_stride: Word, y_stride: Word,
