@@ -139,8 +139,16 @@ impl Start {
         {
             tick = tick.max(newest.saturating_add(1));
         }
+        if request.frames.is_none() {
+            tick = tick.max(request.tick_min);
+        }
         Ok(Start { snapshot, tick, recovered: true })
     }
+}
+
+/// The first tick of a session that has no snapshot: one that was lost before its first goes on with higher numbers.
+fn first_tick(request: &OpenSession) -> u64 {
+    if request.keep_tick && request.frames.is_none() { request.tick_min } else { 0 }
 }
 
 /// A snapshot continues only in the same model and at the same size.
@@ -178,7 +186,7 @@ impl<S> Live<S> {
         let control = ControlReader::open(control).map_err(|e| memory(&e))?;
         let start = match snapshot {
             Some(fd) => Start::read(&request, fd, facts)?,
-            None => Start { recovered: request.keep_tick, ..Start::default() },
+            None => Start { recovered: request.keep_tick, tick: first_tick(&request), ..Start::default() },
         };
         let mut inner = engine.open(&request)?;
         match Live::prepare(engine, &mut inner, &request, &start) {
@@ -364,6 +372,11 @@ impl<S> Live<S> {
         if let Err(e) = self.ring.snapshot(&self.about, self.trace.bytes(), &self.history, scratch) {
             log::warn!("session {}: no snapshot: {}", self.request.session, chain(&e));
         }
+    }
+
+    /// The ring, for whoever opens the session again.
+    pub fn ring_fd(&self) -> Result<OwnedFd, RingError> {
+        self.ring.read_only_fd()
     }
 
     /// Gives the engine's part back, to be closed.
