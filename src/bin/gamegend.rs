@@ -29,6 +29,9 @@ struct Flags {
     /// Set by the parent when it starts this program again.
     #[arg(long, hide = true, requires = "link")]
     role: Option<Role>,
+    /// Set by the program that this one replaces.
+    #[arg(long, hide = true, conflicts_with = "role")]
+    adopt: Option<parent::upgrade::Adopted>,
     /// Number of the descriptor that links a role to the parent.
     #[arg(long, hide = true, requires = "role")]
     link: Option<i32>,
@@ -52,8 +55,8 @@ fn main() -> ExitCode {
     match (flags.role, flags.link) {
         (Some(role), Some(link)) => run_role(role, link),
         _ => {
-            let Flags { config, foreground, check, verbose, .. } = flags;
-            parent::run(&parent::Args { config, foreground, check, verbose }).into()
+            let Flags { config, foreground, check, verbose, adopt, .. } = flags;
+            parent::run(&parent::Args { config, foreground, check, verbose, adopt }).into()
         }
     }
 }

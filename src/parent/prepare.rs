@@ -5,13 +5,16 @@
 
 use std::fs;
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use super::upgrade::Inheritance;
 use crate::config::{self, Config, ConfigError};
 use crate::exit::Exit;
+use crate::sys::log::JsonFile;
 use crate::sys::pidfile::{PidFile, PidFileError};
 use crate::sys::sandbox::{Reach, cache_directory};
 use crate::sys::user::{self, Identity, UserError};
@@ -43,7 +46,7 @@ pub enum PrepareError {
     TokenFile { path: PathBuf, what: String },
     #[error("http.listen: {address} cannot be listened on; allowed: a free port of an address of this machine")]
     Listen {
-        address: std::net::SocketAddr,
+        address: SocketAddr,
         #[source]
         source: io::Error,
     },
@@ -106,7 +109,13 @@ impl Drop for LocalSocket {
 }
 
 /// Checks what the configuration names and opens what the roles need. Errors: the first obstacle.
-pub fn prepare(mut config: Config, program: &Path) -> Result<Prepared, PrepareError> {
+///
+/// `inherited`: the descriptors of the program that this one replaces in the same process.
+pub fn prepare(
+    mut config: Config,
+    program: &Path,
+    inherited: Option<Inheritance>,
+) -> Result<Prepared, PrepareError> {
     let user = if user::is_root() { Some(user::find(&config.worker.user)?) } else { None };
     config.model.path = config::resolve_model(&config, program)?;
     readable_model(&config, user.as_ref())?;
@@ -120,12 +129,63 @@ pub fn prepare(mut config: Config, program: &Path) -> Result<Prepared, PrepareEr
     for (key, path) in [("control.socket", &config.control.socket), ("state.pid_file", &config.state.pid_file)] {
         run_directory(key, path)?;
     }
-    let pid_file = PidFile::lock(&config.state.pid_file)?;
+    let (http, local, pid_file) = match inherited {
+        Some(Inheritance { http, local, pid_file }) => (Some(http), Some(local), Some(pid_file)),
+        None => (None, None, None),
+    };
+    let pid_file = match pid_file {
+        Some(fd) => PidFile::adopt(fd, &config.state.pid_file)?,
+        None => PidFile::lock(&config.state.pid_file)?,
+    };
     state_directory(&config, user.as_ref())?;
-    let http = TcpListener::bind(config.http.listen)
-        .map_err(|source| PrepareError::Listen { address: config.http.listen, source })?;
-    let local = bind_local(&config.control.socket, user.as_ref())?;
+    log_file(&config)?;
+    let http = listen(config.http.listen, http)?;
+    let local = match local.and_then(|fd| adopt_local(fd, &config.control.socket)) {
+        Some(local) => local,
+        None => bind_local(&config.control.socket, user.as_ref())?,
+    };
     Ok(Prepared { config, http, local, pid_file, user })
+}
+
+/// The listener of the network: the inherited one if it has the configured address, where port 0 is any.
+fn listen(address: SocketAddr, inherited: Option<OwnedFd>) -> Result<TcpListener, PrepareError> {
+    if let Some(listener) = inherited.map(TcpListener::from)
+        && let Ok(found) = listener.local_addr()
+        && found.ip() == address.ip()
+        && (address.port() == 0 || found.port() == address.port())
+    {
+        return Ok(listener);
+    }
+    TcpListener::bind(address).map_err(|source| PrepareError::Listen { address, source })
+}
+
+/// The inherited Unix socket, if it is the one at `path`.
+fn adopt_local(fd: OwnedFd, path: &Path) -> Option<LocalSocket> {
+    let listener = UnixListener::from(fd);
+    let bound = listener.local_addr().ok()?;
+    if bound.as_pathname() == Some(path) && path.exists() {
+        return Some(LocalSocket { listener, path: path.to_path_buf() });
+    }
+    if let Some(old) = bound.as_pathname() {
+        // Its place is another one now; nobody would take the old file away later.
+        let _ = fs::remove_file(old);
+    }
+    None
+}
+
+/// The log file must be one that can be appended to.
+fn log_file(config: &Config) -> Result<(), PrepareError> {
+    let path = &config.log.file;
+    if path.as_os_str().is_empty() {
+        return Ok(());
+    }
+    JsonFile::open(path).map(drop).map_err(|source| PrepareError::Path {
+        key: "log.file",
+        path: path.clone(),
+        what: "appended to",
+        allowed: "a file in a directory that exists and can be written".to_string(),
+        source,
+    })
 }
 
 /// The model's index must be readable by the user that the worker becomes.
