@@ -52,6 +52,7 @@ impl Group {
                 return Ok(None);
             }
         };
+        remove_stale(&own);
         Group::create_below(&own, &settings, std::process::id()).map(Some)
     }
 
@@ -100,6 +101,18 @@ impl Drop for Group {
             }
         }
         log::warn!("{} cannot be removed", self.path.display());
+    }
+}
+
+/// Removes the groups that killed daemons left: those of processes that are no more.
+fn remove_stale(own: &Path) {
+    for entry in fs::read_dir(own).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let daemon = name.strip_prefix(WORKER).and_then(|rest| rest.strip_prefix('-'));
+        if daemon.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            // One that cannot be removed still has a process, which ends with its link.
+            let _ = fs::remove_dir(entry.path());
+        }
     }
 }
 
