@@ -100,48 +100,74 @@ mod attempts {
         ("write a system folder", |_| writes(Path::new("/usr/.gamegend-probe")), false),
         ("write shared memory of the host", |_| said(fs::read("/dev/shm/gamegend-fence")), false),
         ("reach the host through another process", |p| said(fs::read_dir(format!("/proc/{}/root/", p.victim))), false),
-        ("change a kernel setting", |_| said(fs::OpenOptions::new().write(true).open("/proc/sys/kernel/hostname")), false),
+        (
+            "change a kernel setting",
+            |_| said(fs::OpenOptions::new().write(true).open("/proc/sys/kernel/hostname")),
+            false,
+        ),
         ("read the kernel's log", |_| device("/dev/kmsg"), false),
         ("open the terminal's device", |_| said(fs::metadata("/dev/tty0")), false),
-        ("make a device node", |p| {
-            let node = p.cache().join("node");
-            let made = mknod(&node, SFlag::S_IFCHR, Mode::S_IRUSR, makedev(1, 11));
-            let _ = fs::remove_file(node);
-            said(made)
-        }, false),
+        (
+            "make a device node",
+            |p| {
+                let node = p.cache().join("node");
+                let made = mknod(&node, SFlag::S_IFCHR, Mode::S_IRUSR, makedev(1, 11));
+                let _ = fs::remove_file(node);
+                said(made)
+            },
+            false,
+        ),
         ("open an IPv4 socket", |_| opens(AddressFamily::Inet, SockType::Stream), false),
         ("open an IPv6 socket", |_| opens(AddressFamily::Inet6, SockType::Datagram), false),
         ("open a Unix socket", |_| opens(AddressFamily::Unix, SockType::Stream), false),
         ("open a netlink socket", |_| opens(AddressFamily::Netlink, SockType::Raw), false),
         ("open a packet socket", |_| opens(AddressFamily::Packet, SockType::Raw), false),
-        ("open a pair of sockets", |_| {
-            said(socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::empty()))
-        }, true),
+        (
+            "open a pair of sockets",
+            |_| said(socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::empty())),
+            true,
+        ),
         ("listen on the network", |_| said(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))), false),
         ("see other processes", |p| said(fs::read(format!("/proc/{}/comm", p.victim))), false),
         ("signal another process", |p| said(nix::sys::signal::kill(Pid::from_raw(p.victim), None)), false),
-        ("trace another process", |p| {
-            let victim = Pid::from_raw(p.victim);
-            nix::sys::ptrace::seize(victim, nix::sys::ptrace::Options::empty()).map_err(|e| e.to_string())?;
-            Ok(())
-        }, false),
+        (
+            "trace another process",
+            |p| {
+                let victim = Pid::from_raw(p.victim);
+                nix::sys::ptrace::seize(victim, nix::sys::ptrace::Options::empty()).map_err(|e| e.to_string())?;
+                Ok(())
+            },
+            false,
+        ),
         ("read another process's memory", |p| said(fs::File::open(format!("/proc/{}/mem", p.victim))), false),
         ("start a program", |_| said(Command::new("/usr/bin/true").status()), false),
-        ("mount", |p| {
-            let none: Option<&str> = None;
-            mount(Some("tmpfs"), &p.cache(), Some("tmpfs"), MsFlags::empty(), none).map_err(|e| e.to_string())?;
-            said(nix::mount::umount(&p.cache()))
-        }, false),
+        (
+            "mount",
+            |p| {
+                let none: Option<&str> = None;
+                mount(Some("tmpfs"), &p.cache(), Some("tmpfs"), MsFlags::empty(), none).map_err(|e| e.to_string())?;
+                said(nix::mount::umount(&p.cache()))
+            },
+            false,
+        ),
         ("change the root", |_| said(nix::unistd::chroot("/")), false),
         ("make a mount namespace", |_| said(unshare(CloneFlags::CLONE_NEWNS)), false),
-        ("join the namespace of another process", |p| {
-            let ns = fs::File::open(format!("/proc/{}/ns/net", p.victim)).map_err(|e| e.to_string())?;
-            said(nix::sched::setns(ns, CloneFlags::CLONE_NEWNET))
-        }, false),
-        ("rename the host", |_| {
-            let name = nix::unistd::gethostname().map_err(|e| e.to_string())?;
-            said(nix::unistd::sethostname(name))
-        }, false),
+        (
+            "join the namespace of another process",
+            |p| {
+                let ns = fs::File::open(format!("/proc/{}/ns/net", p.victim)).map_err(|e| e.to_string())?;
+                said(nix::sched::setns(ns, CloneFlags::CLONE_NEWNET))
+            },
+            false,
+        ),
+        (
+            "rename the host",
+            |_| {
+                let name = nix::unistd::gethostname().map_err(|e| e.to_string())?;
+                said(nix::unistd::sethostname(name))
+            },
+            false,
+        ),
         ("become root", |_| said(nix::unistd::setuid(nix::unistd::Uid::from_raw(0))), false),
         ("change groups", |_| said(nix::unistd::setgroups(&[nix::unistd::Gid::from_raw(0)])), false),
         ("gain privileges by a set-user-id program", |_| is(own("NoNewPrivs") == "0", "no new privileges"), false),

@@ -64,13 +64,13 @@ impl Process {
         let turn = SPAWNING.lock().unwrap_or_else(|e| e.into_inner());
         // What this test got from its own caller is none of the worker's business.
         keep_descriptors_here().expect("they are open");
-        set_inherited(&theirs, true).expect("it is open");
+        set_inherited(theirs.as_fd(), true).expect("it is open");
         let child = Command::new(env!("CARGO_BIN_EXE_gamegend"))
             .args(["--role", "worker", "--link", &theirs.as_raw_fd().to_string()])
             .stdin(Stdio::null())
             .spawn()
             .expect("the program was built");
-        set_inherited(&theirs, false).expect("it is open");
+        set_inherited(theirs.as_fd(), false).expect("it is open");
         drop(turn);
         Process { child, link, state: StateDir::new(name) }
     }
@@ -381,12 +381,8 @@ fn a_new_api_gets_the_sessions_that_the_last_one_left() {
     assert_eq!(snapshot.about.tick, newest, "nothing of the session is lost");
     worker.viewers.clear();
     // The world goes on at the next frame, or later where viewers may have seen more.
-    let again = |session, tick_min| OpenSession {
-        from_snapshot: true,
-        keep_tick: true,
-        tick_min,
-        ..request(session, None)
-    };
+    let again =
+        |session, tick_min| OpenSession { from_snapshot: true, keep_tick: true, tick_min, ..request(session, None) };
     assert!(worker.open(again(1, 0), None, Some(ring.try_clone().expect("dup"))), "the number is free again");
     assert!(worker.open(again(2, newest + 100), None, Some(ring)));
     worker.until("frames of both", |w| !w.frames(1).is_empty() && !w.frames(2).is_empty());

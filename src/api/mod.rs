@@ -118,7 +118,10 @@ struct Start {
     local: UnixListener,
 }
 
-fn begin(link: Link, protections: Option<fn(&mut Config) -> Result<Protections, SandboxError>>) -> Result<(), ApiError> {
+fn begin(
+    link: Link,
+    protections: Option<fn(&mut Config) -> Result<Protections, SandboxError>>,
+) -> Result<(), ApiError> {
     let mut start = receive_start(&link)?;
     // While there is one thread and before a client has been heard.
     let mut protections = protections.map(|enter| enter(&mut start.config)).transpose()?;
@@ -128,6 +131,8 @@ fn begin(link: Link, protections: Option<fn(&mut Config) -> Result<Protections, 
     let state = Dir::open(&config.state.directory)?;
     let store = Arc::new(FolderStore::open_in(&state, config.state.generations_max)?);
     let journal = Journal::open(&state)?;
+    #[cfg(target_os = "freebsd")]
+    state.limit()?;
     let mut seed = [0; 32];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut seed)?;
     // Everything that has a path is open now.

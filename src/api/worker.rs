@@ -5,9 +5,9 @@ use std::sync::{Arc, mpsc};
 
 use super::hub::Hub;
 use super::refusal::chain;
+use crate::frame::RingReader;
 use crate::proto::api::WorkerStats;
 use crate::proto::link::{AboutWorker, FromWorker, SessionNumber, ToWorker, build_id};
-use crate::frame::RingReader;
 use crate::sys::link::Link;
 
 /// A message to a worker with the descriptors that go along.
@@ -107,7 +107,9 @@ fn take_kept(hub: &Hub, link: &Link, count: u32) -> Result<(), String> {
 fn kept(hub: &Hub, number: SessionNumber, fd: Option<OwnedFd>) {
     let ring = fd.and_then(|fd| Some((RingReader::open(fd.try_clone().ok()?).ok()?, fd)));
     match (hub.by_number(number), ring) {
-        (Some(session), Some((ring, fd))) if (ring.width(), ring.height()) == (session.spec.width, session.spec.height) => {
+        (Some(session), Some((ring, fd)))
+            if (ring.width(), ring.height()) == (session.spec.width, session.spec.height) =>
+        {
             session.opened(Arc::new(fd));
         }
         (Some(session), _) => log::warn!("session {}: what the worker kept is not its ring", session.spec.id),

@@ -111,11 +111,7 @@ impl Drop for LocalSocket {
 /// Checks what the configuration names and opens what the roles need. Errors: the first obstacle.
 ///
 /// `inherited`: the descriptors of the program that this one replaces in the same process.
-pub fn prepare(
-    mut config: Config,
-    program: &Path,
-    inherited: Option<Inheritance>,
-) -> Result<Prepared, PrepareError> {
+pub fn prepare(mut config: Config, program: &Path, inherited: Option<Inheritance>) -> Result<Prepared, PrepareError> {
     let user = if user::is_root() { Some(user::find(&config.worker.user)?) } else { None };
     config.model.path = config::resolve_model(&config, program)?;
     readable_model(&config, user.as_ref())?;
@@ -124,7 +120,7 @@ pub fn prepare(
     }
     #[cfg(target_os = "freebsd")]
     if user.is_some() {
-        crate::sys::sandbox::Jail::check_ruleset(config.worker.devfs_ruleset)?;
+        crate::sys::sandbox::Jail::check_ruleset(&config)?;
     }
     for (key, path) in [("control.socket", &config.control.socket), ("state.pid_file", &config.state.pid_file)] {
         run_directory(key, path)?;

@@ -19,6 +19,7 @@ mod devices;
 mod freebsd;
 #[cfg(target_os = "linux")]
 mod linux;
+pub mod plan;
 pub mod spec;
 
 #[cfg(target_os = "freebsd")]
