@@ -110,6 +110,9 @@ fn exit_code(result: Result<(), ApiError>) -> ExitCode {
     }
 }
 
+/// How the process is confined.
+type Enter = fn(&mut Config) -> Result<Protections, SandboxError>;
+
 /// What the parent sends first.
 struct Start {
     config: Config,
@@ -118,13 +121,10 @@ struct Start {
     local: UnixListener,
 }
 
-fn begin(
-    link: Link,
-    protections: Option<fn(&mut Config) -> Result<Protections, SandboxError>>,
-) -> Result<(), ApiError> {
+fn begin(link: Link, enter: Option<Enter>) -> Result<(), ApiError> {
     let mut start = receive_start(&link)?;
     // While there is one thread and before a client has been heard.
-    let mut protections = protections.map(|enter| enter(&mut start.config)).transpose()?;
+    let mut protections = enter.map(|enter| enter(&mut start.config)).transpose()?;
     let Start { config, sandbox, network, local } = start;
     let own_user = nix::unistd::geteuid().as_raw();
     let access = Access::new(network.local_addr()?, own_user, config.http.token_file.as_deref())?;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 pub use check::{CheckError, KEYS};
 pub use diff::{Changes, diff};
-pub use load::{ConfigError, default_path, load, reload, resolve_model};
+pub use load::{ConfigError, MODEL_CURRENT, MODELS_DIRECTORY, default_path, load, reload, resolve_model};
 
 /// The whole configuration. Every key is optional in the file; unknown keys are errors.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -5,7 +5,9 @@
 mod client;
 mod generate;
 mod gpu;
+mod model;
 mod play;
+mod service;
 mod show;
 mod terminal;
 
@@ -16,8 +18,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use self::client::Client;
-use crate::config::Control;
-use crate::config::{default_path, load};
+use crate::config::{Control, default_path, load};
 use crate::exit::{Exit, chain};
 use crate::proto::api::{DaemonStatus, GenerateRequest, Problem, SessionStatus};
 use crate::proto::keys::Keys;
@@ -75,6 +76,21 @@ enum Command {
     },
     /// List the devices that the daemon can use.
     Gpu,
+    /// Check a configuration without starting anything.
+    Configtest(service::Files),
+    /// Let the daemon read its configuration and open its log file again.
+    Reload(service::Files),
+    /// Let the program that is installed now take over from the one that runs.
+    Upgrade(service::Files),
+    /// Wait until the daemon serves and its model is loaded.
+    Ready {
+        /// For so many seconds at the most.
+        #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+        wait: u64,
+    },
+    /// Versions of models: which there are, which one is in use.
+    #[command(subcommand)]
+    Model(model::Action),
 }
 
 /// What is to be seen.
@@ -148,6 +164,14 @@ pub enum CtlError {
     Answer(String),
     #[error("{0:?} is the beginning of {1} ids")]
     Ambiguous(String, usize),
+    #[error(transparent)]
+    Config(#[from] crate::config::ConfigError),
+    #[error("{0}")]
+    Service(String),
+    #[error("after {0} s the daemon is not ready: {1}")]
+    NotReady(u64, String),
+    #[error(transparent)]
+    Model(#[from] model::ModelError),
     #[error("cannot write {}", path.display())]
     Write { path: PathBuf, source: std::io::Error },
     #[error("use the terminal")]
@@ -175,6 +199,10 @@ impl CtlError {
             CtlError::Refused(p) if p.code == "unknown_session" => Exit::NoInput,
             CtlError::Refused(p) if p.status < 500 => Exit::Usage,
             CtlError::Ambiguous(..) => Exit::Usage,
+            CtlError::Config(e) => e.exit(),
+            CtlError::Service(_) => Exit::Unavailable,
+            CtlError::NotReady(..) => Exit::TempFail,
+            CtlError::Model(e) => e.exit(),
             CtlError::Write { .. } => Exit::CantCreate,
             CtlError::Terminal(_) => Exit::Os,
             // What a shell reports for SIGINT.
@@ -237,6 +265,11 @@ async fn command(flags: Flags) -> Result<(), CtlError> {
             print(&gpu::list());
             Ok(())
         }
+        Command::Configtest(files) => service::check(&files),
+        Command::Reload(files) => service::reload(&files),
+        Command::Upgrade(files) => service::upgrade(&files),
+        Command::Ready { wait } => service::ready(&client, wait).await,
+        Command::Model(action) => Ok(model::run(action)?),
     }
 }
 

@@ -249,7 +249,6 @@ fn mount(at: &Path, options: &[(&'static str, String)], flags: &[Flag]) -> io::R
             Flag::ReadOnly => libc::MNT_RDONLY,
             Flag::NoSetUserId => libc::MNT_NOSUID,
             Flag::NoExec => libc::MNT_NOEXEC,
-            Flag::Update => libc::MNT_UPDATE,
         }
     });
     let done = parameters.call(|iov| {

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  folder -> tmpfs (root) -> nullfs, read-only (libraries, drivers, model) -> nullfs (cache) -> devfs with its ruleset
-//!         -> read-only root -> jail_set(JAIL_CREATE) -> rctl_add_rule        undone in reverse
+//!         -> jail_set(JAIL_CREATE) -> rctl_add_rule                           undone in reverse
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -29,8 +29,6 @@ pub enum Flag {
     ReadOnly,
     NoSetUserId,
     NoExec,
-    /// Change the options of a mount that exists.
-    Update,
 }
 
 /// The value of a parameter of jail_set(2).
@@ -75,7 +73,6 @@ impl Step {
     pub fn undo(&self, jail: &str) -> Option<Undo> {
         match self {
             Step::MakeFolder(path) => Some(Undo::RemoveFolder(path.clone())),
-            Step::Mount { flags, .. } if flags.contains(&Flag::Update) => None,
             Step::Mount { at, .. } => Some(Undo::Unmount(at.clone())),
             Step::CheckNodes { .. } => None,
             Step::Create(_) => Some(Undo::RemoveJail),
@@ -135,10 +132,8 @@ pub fn plan(config: &Config, spec: &JailSpec, ruleset: u32, exists: &dyn Fn(&Pat
     let number = ruleset.to_string();
     let devfs = [("fstype", "devfs"), ("from", "devfs"), ("ruleset", number.as_str())];
     let dev = inside(&root, Path::new("/dev"));
-    steps.push(mount(dev.clone(), &devfs, &[Flag::NoExec, Flag::NoSetUserId]));
+    steps.push(mount(dev.clone(), &devfs, &[Flag::NoSetUserId]));
     steps.push(Step::CheckNodes { at: dev, device: ruleset != RULESET_WITHOUT_DEVICE });
-    // The root's own folders are all there now.
-    steps.push(mount(root.clone(), &tmpfs[..1], &[Flag::Update, Flag::ReadOnly, Flag::NoSetUserId]));
     steps.push(Step::Create(parameters(&name, &root, spec)));
     steps.extend(spec.limits.iter().map(|(resource, n)| Step::Limit(format!("jail:{name}:{resource}:deny={n}"))));
     Plan { name, root, steps }
@@ -221,10 +216,9 @@ mod tests {
         let first = at(&|s| matches!(s, Step::Mount { options, .. } if options[0].1 == "nullfs"));
         let devfs = at(&|s| matches!(s, Step::Mount { options, .. } if options[0].1 == "devfs"));
         let checked = at(&|s| matches!(s, Step::CheckNodes { .. }));
-        let closed = at(&|s| matches!(s, Step::Mount { flags, .. } if flags.contains(&Flag::Update)));
         let created = at(&|s| matches!(s, Step::Create(_)));
         let limited = at(&|s| matches!(s, Step::Limit(_)));
-        let order = [folder, root, first, devfs, checked, closed, created, limited];
+        let order = [folder, root, first, devfs, checked, created, limited];
         assert!(order.is_sorted() && order[0] == 0, "{order:?}");
         assert!(plan.steps[limited..].iter().all(|s| matches!(s, Step::Limit(_))), "limits come last");
     }
@@ -247,9 +241,8 @@ mod tests {
             }
         }
         assert!(!mounts.iter().any(|(at, _, _)| at.ends_with("drirc.d")), "what the host lacks is left out");
-        let devfs = &mounts[mounts.len() - 2];
+        let devfs = mounts.last().expect("there are mounts");
         assert!(devfs.2.contains(&("ruleset", "8420")), "{devfs:?}");
-        assert!(mounts.last().is_some_and(|m| m.0 == plan.root && m.1.contains(&Flag::ReadOnly)), "the root is closed");
     }
 
     #[test]
@@ -309,7 +302,7 @@ mod tests {
         let unmounts: Vec<&Undo> = undone.iter().filter(|u| matches!(u, Undo::Unmount(_))).collect();
         assert_eq!(unmounts.last(), Some(&&Undo::Unmount(plan.root.clone())), "the root goes after what is in it");
         let mounted = plan.steps.iter().filter(|s| matches!(s, Step::Mount { .. })).count();
-        assert_eq!(unmounts.len(), mounted - 1, "each mount once; the update of the root is no mount of its own");
+        assert_eq!(unmounts.len(), mounted, "each mount once");
     }
 
     #[test]
