@@ -20,6 +20,9 @@ struct Flags {
     /// Stay in the foreground and log to standard error.
     #[arg(short = 'd')]
     foreground: bool,
+    /// Stay in the foreground and log to the system log, for a supervisor.
+    #[arg(short = 'f', conflicts_with = "foreground")]
+    attached: bool,
     /// Check the configuration and exit.
     #[arg(short = 'n')]
     check: bool,
@@ -55,8 +58,8 @@ fn main() -> ExitCode {
     match (flags.role, flags.link) {
         (Some(role), Some(link)) => run_role(role, link),
         _ => {
-            let Flags { config, foreground, check, verbose, adopt, .. } = flags;
-            parent::run(&parent::Args { config, foreground, check, verbose, adopt }).into()
+            let Flags { config, foreground, attached, check, verbose, adopt, .. } = flags;
+            parent::run(&parent::Args { config, foreground, attached, check, verbose, adopt }).into()
         }
     }
 }

@@ -25,6 +25,8 @@ pub struct Args {
     pub config: Option<PathBuf>,
     /// `-d`: stay in the foreground, log to standard error.
     pub foreground: bool,
+    /// `-f`: stay in the foreground, log to the system log.
+    pub attached: bool,
     /// `-n`: check the configuration and exit.
     pub check: bool,
     /// `-v`: log more.
@@ -68,7 +70,7 @@ pub fn run(args: &Args) -> Exit {
             return report(&e, e.exit());
         }
     };
-    let waiting = if args.foreground || replaces {
+    let waiting = if args.foreground || args.attached || replaces {
         None
     } else {
         match detach::detach() {

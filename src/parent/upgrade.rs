@@ -97,7 +97,7 @@ pub fn exec(path: &Path, args: &Args, config: Option<&Path>, prepared: &Prepared
     if let Some(config) = config {
         words.extend([b"-c".to_vec(), config.as_os_str().as_encoded_bytes().to_vec()]);
     }
-    for (flag, given) in [("-d", args.foreground), ("-v", args.verbose)] {
+    for (flag, given) in [("-d", args.foreground), ("-f", args.attached), ("-v", args.verbose)] {
         words.extend(given.then(|| flag.as_bytes().to_vec()));
     }
     words.extend([b"--adopt".to_vec(), adopt.into_bytes()]);
