@@ -262,7 +262,11 @@ fn state_directory(config: &Config, user: Option<&Identity>) -> Result<(), Prepa
         let reach = Reach::new(directory).map_err(|e| failed(directory, "opened", e))?;
         let probe = reach.path().join(format!(".probe-{}", std::process::id()));
         let written = user::acting_as(user, || fs::write(&probe, b"").and_then(|()| fs::remove_file(&probe)))?;
-        written.map_err(|e| failed(directory, "written", e))?;
+        match written {
+            // A disk that is full takes no clips, but sessions can be played: no reason to refuse the service.
+            Err(e) if e.kind() == io::ErrorKind::StorageFull => log::warn!("{}: {e}", directory.display()),
+            written => written.map_err(|e| failed(directory, "written", e))?,
+        }
     }
     Ok(())
 }

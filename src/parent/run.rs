@@ -470,6 +470,8 @@ impl Parent {
         if self.ending.is_some() || self.upgrading {
             return;
         }
+        // Also without a change: newsyslog(8) has moved the file away and waits for this.
+        start_log(&self.prepared.config, &self.args);
         let old = &self.prepared.config;
         let read = config::reload(old, self.config_path.as_deref()).and_then(|(mut new, told)| {
             new.model.path = config::resolve_model(&new, &self.program)?;
@@ -485,8 +487,9 @@ impl Parent {
             log::warn!("reload: {key} changes with the next start of the daemon");
         }
         self.prepared.config = new;
-        // Also without a change: newsyslog(8) has moved the file away and waits for this.
-        start_log(&self.prepared.config, &self.args);
+        if changes.reload_log {
+            start_log(&self.prepared.config, &self.args);
+        }
         let failed = matches!(self.worker.state.phase, Phase::Failed { .. });
         if changes.restart_worker || failed {
             self.event(Role::Worker, Event::Restart);

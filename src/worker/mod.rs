@@ -14,6 +14,8 @@
 
 mod beat;
 pub mod engine;
+#[cfg(debug_assertions)]
+mod fault;
 mod model_engine;
 pub mod schedule;
 mod serve;

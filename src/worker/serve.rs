@@ -1,6 +1,7 @@
 //! The loop of the thread that owns the engine, and the threads that read links for it.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -60,6 +61,8 @@ pub(super) struct Server<E: Engine> {
     /// Sessions of an api that is gone, for the next one.
     kept: Vec<(SessionNumber, OwnedFd)>,
     beat: Beat,
+    #[cfg(debug_assertions)]
+    faults: super::fault::Faults,
 }
 
 /// Forwards every message of `link` until it ends or nobody listens.
@@ -85,19 +88,36 @@ fn spawn_reader<T: DeserializeOwned + Send + 'static>(
 }
 
 impl<E: Engine> Server<E> {
-    /// Greets the api and starts to listen to both links. Errors: no thread can be started.
+    /// Greets the api and starts to listen to both links. `cache`: the folder that it may write. Errors: no thread can be
+    /// started.
     pub(super) fn new(
         sessions: Sessions<E>,
-        parent: Link,
-        api: Link,
+        (parent, api): (Link, Link),
         about: AboutWorker,
         clock: Instant,
+        cache: PathBuf,
     ) -> Result<Server<E>, WorkerError> {
         let (sender, events) = sync_channel(EVENTS_MAX);
         let beat = Beat::start(parent.clone()).map_err(WorkerError::Thread)?;
         spawn_reader("parent link", parent, sender.clone(), Event::Parent)?;
         let none = Api { link: None, number: 0, greeted: false };
-        let mut server = Server { sessions, api: none, about, clock, events, sender, kept: Vec::new(), beat };
+        #[cfg(debug_assertions)]
+        let faults = super::fault::Faults::new(cache);
+        #[cfg(not(debug_assertions))]
+        drop(cache);
+        let kept = Vec::new();
+        let mut server = Server {
+            sessions,
+            api: none,
+            about,
+            clock,
+            events,
+            sender,
+            kept,
+            beat,
+            #[cfg(debug_assertions)]
+            faults,
+        };
         server.attach(api)?;
         Ok(server)
     }
@@ -130,6 +150,8 @@ impl<E: Engine> Server<E> {
                 Next::Done => return Ok(()),
                 Next::Tick(session) => {
                     let _busy = self.beat.busy();
+                    #[cfg(debug_assertions)]
+                    self.faults.strike()?;
                     self.sessions.tick(session, &now, &mut self.api)?;
                 }
                 Next::Wait(time) => self.wait(time)?,

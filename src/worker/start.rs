@@ -59,7 +59,7 @@ pub(super) fn start(parent: Link) -> Result<Server<Engine>, WorkerError> {
     let sessions = Sessions::new(engine, facts, clock.elapsed());
     let ready = FromWorkerToParent::Ready { build: build_id(), summary };
     parent.send(&ready, &[]).map_err(|source| WorkerError::Send { peer: PARENT, source })?;
-    Server::new(sessions, parent, api, about, clock)
+    Server::new(sessions, (parent, api), about, clock, sandbox::cache_directory(&config))
 }
 
 /// The first message on the link to the parent.
