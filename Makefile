@@ -39,13 +39,15 @@ install: build
 	install -d $(DESTDIR)$(PREFIX)/share/gamegend/jails $(DESTDIR)$(PREFIX)/share/gamegend/models
 	install -m 755 target/release/gamegend $(DESTDIR)$(PREFIX)/sbin/gamegend
 	install -m 755 target/release/gamegendctl $(DESTDIR)$(PREFIX)/bin/gamegendctl
-	install -m 755 rc.d/gamegend $(DESTDIR)$(PREFIX)/etc/rc.d/gamegend
+	sed 's|/usr/local|$(PREFIX)|g' rc.d/gamegend >$(DESTDIR)$(PREFIX)/etc/rc.d/gamegend
+	chmod 755 $(DESTDIR)$(PREFIX)/etc/rc.d/gamegend
 	install -m 644 etc/gamegend.toml.sample $(DESTDIR)$(PREFIX)/etc/gamegend/gamegend.toml.sample
 	[ -e $(DESTDIR)$(PREFIX)/etc/gamegend/gamegend.toml ] || \
 	    install -m 644 etc/gamegend.toml.sample $(DESTDIR)$(PREFIX)/etc/gamegend/gamegend.toml
 	install -m 644 etc/newsyslog.conf.d/gamegend.conf $(DESTDIR)$(PREFIX)/etc/newsyslog.conf.d/gamegend.conf.sample
 	install -m 644 etc/devfs.rules.sample $(DESTDIR)$(PREFIX)/share/examples/gamegend/devfs.rules.sample
-	install -m 644 etc/systemd/gamegend.service etc/systemd/gamegend.sysusers $(DESTDIR)$(PREFIX)/share/examples/gamegend
+	sed 's|/usr/local|$(PREFIX)|g' etc/systemd/gamegend.service >$(DESTDIR)$(PREFIX)/share/examples/gamegend/gamegend.service
+	install -m 644 etc/systemd/gamegend.sysusers $(DESTDIR)$(PREFIX)/share/examples/gamegend
 	install -m 644 jails/worker.toml jails/README.md $(DESTDIR)$(PREFIX)/share/gamegend/jails
 	install -m 644 man/gamegend.toml.5 $(DESTDIR)$(MANPREFIX)/man/man5/gamegend.toml.5
 	install -m 644 man/gamegend-protocol.7 $(DESTDIR)$(MANPREFIX)/man/man7/gamegend-protocol.7

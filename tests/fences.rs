@@ -4,6 +4,8 @@
 //!
 //! Not libtest's harness: namespaces are left by processes with one thread.
 
+#![cfg_attr(not(target_os = "linux"), allow(dead_code))]
+
 use std::fs;
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};

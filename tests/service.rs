@@ -234,6 +234,8 @@ fn what_is_installed_is_uninstalled_by_both_makes() {
         let other = format!("DESTDIR={}/other", stage.0.display());
         make(tool, &source.0, &["install", &other, "PREFIX=/opt/gamegend"]);
         assert!(stage.0.join("other/opt/gamegend/sbin/gamegend").exists() && !stage.0.join("other/usr").exists());
+        let script = fs::read_to_string(stage.0.join("other/opt/gamegend/etc/rc.d/gamegend")).expect("installed");
+        assert!(script.contains("/opt/gamegend/sbin/gamegend") && !script.contains("/usr/local"), "{script}");
     }
 }
 

@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::upgrade::Inheritance;
 use crate::config::{self, Config, ConfigError};
@@ -23,6 +24,9 @@ use crate::sys::user::{self, Identity, UserError};
 const PRIVATE_DIRECTORY: u32 = 0o750;
 /// Mode of the directory of the socket and the pid file: local tools pass through it.
 const RUN_DIRECTORY: u32 = 0o755;
+/// How long sockets of a killed daemon are waited for, and how often they are tried.
+const ROLES_END_LIMIT: Duration = Duration::from_secs(1);
+const ROLES_END_STEP: Duration = Duration::from_millis(20);
 /// Mode of the Unix socket: its owner and group talk to the daemon.
 const SOCKET_MODE: u32 = 0o660;
 
@@ -138,7 +142,10 @@ pub fn prepare(mut config: Config, program: &Path, inherited: Option<Inheritance
     let http = listen(config.http.listen, http)?;
     let local = match local.and_then(|fd| adopt_local(fd, &config.control.socket)) {
         Some(local) => local,
-        None => bind_local(&config.control.socket, user.as_ref())?,
+        None => patiently(
+            || bind_local(&config.control.socket, user.as_ref()),
+            |e| matches!(e, PrepareError::SocketInUse(_)),
+        )?,
     };
     Ok(Prepared { config, http, local, pid_file, user })
 }
@@ -152,7 +159,20 @@ fn listen(address: SocketAddr, inherited: Option<OwnedFd>) -> Result<TcpListener
     {
         return Ok(listener);
     }
-    TcpListener::bind(address).map_err(|source| PrepareError::Listen { address, source })
+    let bound = patiently(|| TcpListener::bind(address), |e| e.kind() == io::ErrorKind::AddrInUse);
+    bound.map_err(|source| PrepareError::Listen { address, source })
+}
+
+/// Tries again for a moment while `busy` says that somebody else has what is wanted: roles of a daemon that was killed
+/// just now hold its sockets until they have ended too.
+fn patiently<T, E>(mut attempt: impl FnMut() -> Result<T, E>, busy: impl Fn(&E) -> bool) -> Result<T, E> {
+    let deadline = Instant::now() + ROLES_END_LIMIT;
+    loop {
+        match attempt() {
+            Err(e) if busy(&e) && Instant::now() < deadline => std::thread::sleep(ROLES_END_STEP),
+            result => return result,
+        }
+    }
 }
 
 /// The inherited Unix socket, if it is the one at `path`.

@@ -85,7 +85,9 @@ impl<E: Engine> Sessions<E> {
                 let began = clock();
                 let session = request.session;
                 let opened = self.open(*request, fds, out);
-                self.meter.work(clock().saturating_sub(began));
+                let took = clock().saturating_sub(began);
+                self.meter.work(took);
+                log::debug!("session {session}: opening took {} ms", took.as_millis());
                 match opened {
                     Ok(pace) => {
                         self.schedule.open(session, pace, clock());

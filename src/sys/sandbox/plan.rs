@@ -193,7 +193,10 @@ mod tests {
         plan(&config, &spec, 8420, &|path| !path.ends_with("drirc.d"))
     }
 
-    fn mounts(plan: &Plan) -> Vec<(&Path, &[Flag], Vec<(&str, &str)>)> {
+    /// Where, with which flags and options.
+    type Mounted<'a> = (&'a Path, &'a [Flag], Vec<(&'a str, &'a str)>);
+
+    fn mounts(plan: &Plan) -> Vec<Mounted<'_>> {
         plan.steps
             .iter()
             .filter_map(|s| match s {
