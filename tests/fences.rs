@@ -4,7 +4,7 @@
 //!
 //! Not libtest's harness: namespaces are left by processes with one thread.
 
-#![cfg_attr(not(target_os = "linux"), allow(dead_code))]
+#![cfg_attr(not(target_os = "linux"), allow(dead_code, unused_imports))]
 
 use std::fs;
 use std::io::Write;

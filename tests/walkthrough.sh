@@ -133,6 +133,7 @@ step "a fresh root of $suite in $root"
 cleanup() {
 	[ -s "$root/var/run/gamegend/gamegend.pid" ] && kill "$(cat "$root/var/run/gamegend/gamegend.pid")" 2>/dev/null && sleep 1
 	for mount in src proc dev sys; do umount -R -l "$root/$mount" 2>/dev/null || true; done
+	umount -l "$root" 2>/dev/null || true
 }
 trap cleanup EXIT INT TERM
 if [ ! -x "$root/usr/bin/make" ]; then
@@ -140,7 +141,10 @@ if [ ! -x "$root/usr/bin/make" ]; then
 	debootstrap --variant=minbase --include=make "$suite" "$root" >/tmp/gamegend-debootstrap.log 2>&1 ||
 		fail "debootstrap, see /tmp/gamegend-debootstrap.log"
 fi
-rm -rf "$root/usr/local/etc/gamegend" "$root/usr/local/share/gamegend" "$root/var/db/gamegend" "$root/src"
+rm -rf "$root/usr/local" "$root/var/db/gamegend" "$root/var/log/gamegend.json" "$root/src"
+mkdir -p "$root/usr/local"
+# A machine's root is a mount point.
+mount --bind "$root" "$root"
 # What a user has after unpacking and building: the tree, read-only.
 mkdir -p "$root/src"
 for mount in proc dev sys; do mount --rbind "/$mount" "$root/$mount"; mount --make-rslave "$root/$mount"; done

@@ -9,6 +9,8 @@
 //!   any of these ---> Cancelled (DELETE), Failed (worker or recording)
 //! ```
 
+mod resume;
+
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,15 +21,13 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, watch};
 
-use super::journal::{self, Checkpoint, Record};
 use super::limits::{CONTROLS_AWAITED_MAX, PROGRESS_PERIOD, VIEWER_EVENTS_MAX};
-use super::refusal::{Refusal, chain};
+use super::refusal::Refusal;
 use crate::frame::{ControlWriter, RingError, RingReader};
 use crate::proto::api::{Control, Links, PROTOCOL_VERSION, Problem, ServerMessage, SessionStatus, State, Vocabulary};
 use crate::proto::keys::Keys;
 use crate::proto::limits::VIEWERS_MAX;
 use crate::proto::link::{Environment, OpenSession, SessionNumber, ToWorker};
-use crate::sys::shm::SharedMemory;
 
 /// Time over which the frame rate of a status is measured.
 const RATE_WINDOW: Duration = Duration::from_secs(2);
@@ -101,9 +101,10 @@ struct Inner {
     frame_count: u64,
     progress_told: Option<Instant>,
     origin: Option<Arc<OwnedFd>>,
-    /// Set if the session goes on after an earlier api: `origin`, if there is one, is of the session itself, and no
-    /// frame may have a lower number than this.
-    tick_min: Option<u64>,
+    /// True if `origin` is of the session itself, which goes on after an earlier api.
+    own: bool,
+    /// No frame may have a lower number: viewers may have seen those.
+    tick_min: u64,
     ring: Option<Arc<OwnedFd>>,
     /// Frames that there were when the session was last written down.
     written: Option<u64>,
@@ -132,7 +133,8 @@ impl Session {
             frame_count: 0,
             progress_told: None,
             origin,
-            tick_min: None,
+            own: false,
+            tick_min: 0,
             ring: None,
             written: None,
             snapshot: None,
@@ -147,82 +149,6 @@ impl Session {
             viewers: AtomicUsize::new(0),
             inner: Mutex::new(inner),
         })
-    }
-
-    /// A session that an earlier api wrote down. One that is played goes on; a stored generation begins anew, since the
-    /// part of its video that was recorded is gone.
-    pub fn restore(from: Checkpoint, feed: mpsc::Sender<Feed>) -> Result<Session, RingError> {
-        let Checkpoint { record, snapshot } = from;
-        let origin = match snapshot {
-            Some(bytes) => {
-                let memory = SharedMemory::create("gamegend-snapshot", bytes.len())?;
-                memory.write(0, &bytes);
-                Some(Arc::new(memory.read_only_fd()?))
-            }
-            None => None,
-        };
-        let session = Session::new(record.spec.clone(), origin, feed)?;
-        {
-            let mut inner = session.inner();
-            inner.environment = record.environment.clone();
-            inner.instruction.clone_from(&record.instruction);
-            (inner.accepted, inner.latched, inner.reflected) = (record.accepted, record.accepted, record.accepted);
-            if session.is_interactive() {
-                inner.state = State::Recovering;
-                inner.frame_count = record.frame_count;
-                // One that had made no frame and continued another begins once more as it did.
-                if record.own || record.frame_count > 0 {
-                    let tick_min = record.tick_min(journal::now_ms());
-                    // Written down like this it holds for the next time as well.
-                    (inner.tick_min, inner.frame_count) = (Some(tick_min), tick_min);
-                }
-            }
-        }
-        Ok(session)
-    }
-
-    /// What to write down of the session: a record and, where there is one, a snapshot. `None` if it has ended, or if
-    /// nothing has changed since the last time and `always` does not ask for it.
-    pub fn checkpoint(&self, always: bool) -> Option<(Record, Option<Vec<u8>>)> {
-        let (mut record, fd, own) = {
-            let mut inner = self.inner();
-            let still = inner.written == Some(inner.frame_count) || (!self.is_interactive() && inner.written.is_some());
-            if inner.state.is_final() || (still && !always) {
-                return None;
-            }
-            inner.written = Some(inner.frame_count);
-            let ring = inner.ring.clone().filter(|_| self.is_interactive());
-            let own = ring.is_some() || inner.tick_min.is_some();
-            (self.record(&inner), ring.or_else(|| inner.origin.clone()), own)
-        };
-        let snapshot = match fd.map(journal::snapshot_bytes).transpose() {
-            Ok(snapshot) => snapshot.flatten(),
-            Err(e) => {
-                log::warn!("session {}: no checkpoint: {}", self.spec.id, chain(&e));
-                return None;
-            }
-        };
-        record.own = own && snapshot.is_some();
-        if own && snapshot.is_none() {
-            // The ring has no snapshot yet: what the session continues is what there is.
-            let origin = self.inner().origin.clone();
-            let bytes = origin.and_then(|fd| journal::snapshot_bytes(fd).ok().flatten());
-            return Some((record, bytes));
-        }
-        Some((record, snapshot))
-    }
-
-    fn record(&self, inner: &Inner) -> Record {
-        Record {
-            spec: self.spec.clone(),
-            environment: inner.environment.clone(),
-            instruction: inner.instruction.clone(),
-            keys: inner.keys,
-            accepted: inner.accepted,
-            frame_count: inner.frame_count,
-            own: false,
-            written_ms: journal::now_ms(),
-        }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -307,7 +233,7 @@ impl Session {
         self.control.set(inner.latched, inner.keys);
         let mut fds = vec![self.control.read_only_fd()?];
         let snapshot = inner.ring.as_ref().filter(|fd| crate::frame::Snapshot::read_fd(fd).is_ok());
-        let keep_tick = snapshot.is_some() || inner.tick_min.is_some();
+        let keep_tick = snapshot.is_some() || inner.own;
         let from = snapshot.or(inner.origin.as_ref());
         let from_snapshot = from.is_some();
         if let Some(fd) = from {
@@ -328,7 +254,7 @@ impl Session {
             instruction: inner.instruction.clone(),
             from_snapshot,
             keep_tick,
-            tick_min: inner.tick_min.unwrap_or(0),
+            tick_min: self.tick_min(&inner),
         };
         Ok((ToWorker::Open(Box::new(open)), fds))
     }

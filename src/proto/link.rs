@@ -38,7 +38,7 @@ pub struct OpenSession {
     pub from_snapshot: bool,
     /// A continuation after a crash keeps its tick numbers; one that a client asked for begins at 0.
     pub keep_tick: bool,
-    /// With `keep_tick`, no frame has a lower number: viewers may have seen frames that no snapshot tells of.
+    /// No frame of a session that is played has a lower number: viewers may have seen frames that no snapshot tells of.
     pub tick_min: u64,
 }
 

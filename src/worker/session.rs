@@ -128,10 +128,11 @@ impl Start {
         if let Some(s) = &snapshot {
             fits(request, &s.about, facts)?;
         }
+        let tick = first_tick(request);
         if !request.keep_tick {
-            return Ok(Start { snapshot, ..Start::default() });
+            return Ok(Start { snapshot, tick, recovered: tick > 0 });
         }
-        let mut tick = snapshot.as_ref().map_or(0, |s| s.about.tick.saturating_add(1));
+        let mut tick = tick.max(snapshot.as_ref().map_or(0, |s| s.about.tick.saturating_add(1)));
         // Viewers of a live session have seen ticks after the snapshot: numbers go on rising. A stored generation makes
         // those frames again instead, under the same numbers.
         if request.frames.is_none()
@@ -139,16 +140,13 @@ impl Start {
         {
             tick = tick.max(newest.saturating_add(1));
         }
-        if request.frames.is_none() {
-            tick = tick.max(request.tick_min);
-        }
         Ok(Start { snapshot, tick, recovered: true })
     }
 }
 
-/// The first tick of a session that has no snapshot: one that was lost before its first goes on with higher numbers.
+/// The lowest number of a frame: one that is played and was lost before it had a snapshot goes on with higher ones.
 fn first_tick(request: &OpenSession) -> u64 {
-    if request.keep_tick && request.frames.is_none() { request.tick_min } else { 0 }
+    if request.frames.is_none() { request.tick_min } else { 0 }
 }
 
 /// A snapshot continues only in the same model and at the same size.
@@ -186,7 +184,10 @@ impl<S> Live<S> {
         let control = ControlReader::open(control).map_err(|e| memory(&e))?;
         let start = match snapshot {
             Some(fd) => Start::read(&request, fd, facts)?,
-            None => Start { recovered: request.keep_tick, tick: first_tick(&request), ..Start::default() },
+            None => {
+                let tick = first_tick(&request);
+                Start { recovered: request.keep_tick || tick > 0, tick, ..Start::default() }
+            }
         };
         let mut inner = engine.open(&request)?;
         match Live::prepare(engine, &mut inner, &request, &start) {

@@ -99,6 +99,11 @@ pub fn fence(role: Role, config: &mut Config, who: Option<&Identity>) -> Result<
                 Ok(()) => in_force.push("own root".to_string()),
                 // Some systems grant an ordinary user a namespace and then nothing within it.
                 Err(e) if who.is_none() => log::warn!("{}: no root of its own: {e}", role.name()),
+                Err(e) if e.kind() == io::ErrorKind::Unsupported => {
+                    log::warn!("{}: no root of its own: {e}", role.name());
+                    super::hold_folders(role, config)?;
+                    paths = Paths::of(role, config);
+                }
                 Err(source) => return Err(SandboxError::System { step: "make a root of its own", source }),
             }
             if who.is_none() {

@@ -8,7 +8,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -79,13 +79,26 @@ fn covered(found: &[Entry], path: &Path) -> bool {
 /// Moves this process into a root of `entries`. `own_processes`: the process is in a PID namespace of its own, so that
 /// a fresh /proc shows nothing else; otherwise the host's is bound.
 ///
-/// The mount namespace must be this process's own. Errors: what a step returns, with the path it was about.
+/// The mount namespace must be this process's own. Errors: `Unsupported`, with nothing done, if the root is no mount point,
+/// as in a chroot(2) into a folder; what a step returns, with the path it was about.
 pub fn enter(entries: &[Entry], own_processes: bool) -> io::Result<()> {
     let none: Option<&str> = None;
     // Mounts made elsewhere from now on do not show here, nor the other way round.
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).map_err(|e| match e {
+        nix::errno::Errno::EINVAL => io::Error::new(io::ErrorKind::Unsupported, "the root is no mount point (chroot)"),
+        other => other.into(),
+    })?;
     let base = BASES.into_iter().map(Path::new).find(|p| p.is_dir());
     let base = base.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("none of {BASES:?}")))?;
+    // An unprivileged role passes through every folder that is made; the daemon's own mask would keep it out.
+    let mask = nix::sys::stat::umask(nix::sys::stat::Mode::S_IWGRP | nix::sys::stat::Mode::S_IWOTH);
+    let built = build(entries, own_processes, base);
+    nix::sys::stat::umask(mask);
+    built
+}
+
+fn build(entries: &[Entry], own_processes: bool, base: &Path) -> io::Result<()> {
+    let none: Option<&str> = None;
     let nowhere = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     mount(Some("tmpfs"), base, Some("tmpfs"), nowhere, Some(ROOT_OPTIONS))?;
     let old = base.join(OLD.trim_start_matches('/'));
@@ -152,13 +165,7 @@ fn show_processes(own: bool) -> io::Result<()> {
 }
 
 fn make_folder(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o755).create(path)?;
-    // The umask may have taken rights away that an unprivileged role needs to pass through. A folder that is a mount
-    // keeps its own.
-    if path != Path::new("/") && fs::metadata(path)?.permissions().mode() & 0o777 == 0o750 {
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
-    }
-    Ok(())
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(path)
 }
 
 const MOUNT_ATTR_RDONLY: u64 = 1;
