@@ -98,7 +98,7 @@ fn the_script_starts_checks_reloads_and_upgrades() {
         "module tmpfs",
         "gamegend -n -c gamegend.toml",
         "gamegend -v -c gamegend.toml",
-        "gamegendctl ready --wait 60",
+        "gamegendctl ready --wait 60 -c gamegend.toml",
     ];
     assert_eq!((good, called), (true, expected.map(str::to_string).to_vec()));
     assert!(script.0.0.join("run").is_dir(), "the run directory is made at every start");

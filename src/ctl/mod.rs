@@ -87,6 +87,8 @@ enum Command {
         /// For so many seconds at the most.
         #[arg(long, value_name = "SECONDS", default_value_t = 60)]
         wait: u64,
+        #[command(flatten)]
+        files: service::Files,
     },
     /// Versions of models: which there are, which one is in use.
     #[command(subcommand)]
@@ -230,6 +232,7 @@ pub fn run(flags: Flags) -> ExitCode {
 }
 
 async fn command(flags: Flags) -> Result<(), CtlError> {
+    let named = flags.socket.is_some();
     let client = Client::new(flags.socket.unwrap_or_else(default_socket));
     match flags.command {
         Command::Status { json: true } => {
@@ -268,7 +271,10 @@ async fn command(flags: Flags) -> Result<(), CtlError> {
         Command::Configtest(files) => service::check(&files),
         Command::Reload(files) => service::reload(&files),
         Command::Upgrade(files) => service::upgrade(&files),
-        Command::Ready { wait } => service::ready(&client, wait).await,
+        Command::Ready { wait, files } => match files.socket()? {
+            Some(socket) if !named => service::ready(&Client::new(socket), wait).await,
+            _ => service::ready(&client, wait).await,
+        },
         Command::Model(action) => Ok(model::run(action)?),
     }
 }

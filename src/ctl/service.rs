@@ -24,6 +24,14 @@ pub struct Files {
 }
 
 impl Files {
+    /// The socket that a named configuration file names.
+    pub fn socket(&self) -> Result<Option<PathBuf>, CtlError> {
+        if self.config.is_none() {
+            return Ok(None);
+        }
+        Ok(Some(self.load()?.1.control.socket))
+    }
+
     fn load(&self) -> Result<(Option<PathBuf>, Config), CtlError> {
         let path = self.config.clone().or_else(default_path);
         let config = config::load(path.as_deref())?;
