@@ -1,12 +1,13 @@
 # Works with FreeBSD's make(1) and with GNU make: no conditionals, no pattern rules, no shell functions.
 CARGO = cargo
 PREFIX = /usr/local
+MANPREFIX = $(PREFIX)/share
 DESTDIR =
 MODEL = models/gamegen-x-mini
 BENCH_DEVICE = auto
 BENCH_FLAGS =
 
-.PHONY: all build run test bench install uninstall clean
+.PHONY: all build run test test-jail bench install uninstall package clean
 
 all: build
 
@@ -30,27 +31,53 @@ bench:
 	sh tools/setup run
 	$(CARGO) bench --locked --bench engine -- --model $(MODEL) --device $(BENCH_DEVICE) $(BENCH_FLAGS)
 
+# What was built, below DESTDIR: `make build` first as yourself, then `make install` as root.
 install: build
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/etc/gamegend $(DESTDIR)$(PREFIX)/etc/rc.d
-	install -d $(DESTDIR)$(PREFIX)/share/man/man5 $(DESTDIR)$(PREFIX)/share/man/man7 $(DESTDIR)$(PREFIX)/share/man/man8
+	install -d $(DESTDIR)$(PREFIX)/etc/newsyslog.conf.d $(DESTDIR)$(PREFIX)/share/examples/gamegend
+	install -d $(DESTDIR)$(MANPREFIX)/man/man5 $(DESTDIR)$(MANPREFIX)/man/man7 $(DESTDIR)$(MANPREFIX)/man/man8
+	install -d $(DESTDIR)$(PREFIX)/share/gamegend/jails $(DESTDIR)$(PREFIX)/share/gamegend/models
 	install -m 755 target/release/gamegend $(DESTDIR)$(PREFIX)/sbin/gamegend
 	install -m 755 target/release/gamegendctl $(DESTDIR)$(PREFIX)/bin/gamegendctl
-	install -m 755 rc.d/gamegend $(DESTDIR)$(PREFIX)/etc/rc.d/gamegend
+	sed 's|/usr/local|$(PREFIX)|g' rc.d/gamegend >$(DESTDIR)$(PREFIX)/etc/rc.d/gamegend
+	chmod 755 $(DESTDIR)$(PREFIX)/etc/rc.d/gamegend
 	install -m 644 etc/gamegend.toml.sample $(DESTDIR)$(PREFIX)/etc/gamegend/gamegend.toml.sample
-	install -m 644 man/gamegend.toml.5 $(DESTDIR)$(PREFIX)/share/man/man5/gamegend.toml.5
-	install -m 644 man/gamegend-protocol.7 $(DESTDIR)$(PREFIX)/share/man/man7/gamegend-protocol.7
-	install -m 644 man/gamegend.8 man/gamegendctl.8 $(DESTDIR)$(PREFIX)/share/man/man8
+	[ -e $(DESTDIR)$(PREFIX)/etc/gamegend/gamegend.toml ] || \
+	    install -m 644 etc/gamegend.toml.sample $(DESTDIR)$(PREFIX)/etc/gamegend/gamegend.toml
+	install -m 644 etc/newsyslog.conf.d/gamegend.conf $(DESTDIR)$(PREFIX)/etc/newsyslog.conf.d/gamegend.conf.sample
+	install -m 644 etc/devfs.rules.sample $(DESTDIR)$(PREFIX)/share/examples/gamegend/devfs.rules.sample
+	sed 's|/usr/local|$(PREFIX)|g' etc/systemd/gamegend.service >$(DESTDIR)$(PREFIX)/share/examples/gamegend/gamegend.service
+	install -m 644 etc/systemd/gamegend.sysusers $(DESTDIR)$(PREFIX)/share/examples/gamegend
+	install -m 644 jails/worker.toml jails/README.md $(DESTDIR)$(PREFIX)/share/gamegend/jails
+	install -m 644 man/gamegend.toml.5 $(DESTDIR)$(MANPREFIX)/man/man5/gamegend.toml.5
+	install -m 644 man/gamegend-protocol.7 $(DESTDIR)$(MANPREFIX)/man/man7/gamegend-protocol.7
+	install -m 644 man/gamegend.8 man/gamegendctl.8 $(DESTDIR)$(MANPREFIX)/man/man8
 	(cd models && find gamegen-x-mini -type f) | while read -r f; do \
-	    install -d "$(DESTDIR)$(PREFIX)/share/gamegend/models/$$(dirname "$$f")"; \
-	    install -m 644 "models/$$f" "$(DESTDIR)$(PREFIX)/share/gamegend/models/$$f"; \
+	    install -d "$(DESTDIR)$(PREFIX)/share/gamegend/models/$$(dirname "$$f")" || exit 1; \
+	    install -m 644 "models/$$f" "$(DESTDIR)$(PREFIX)/share/gamegend/models/$$f" || exit 1; \
 	done
 
+# Takes away what install put there. A configuration that was changed stays, and so do other models.
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/sbin/gamegend $(DESTDIR)$(PREFIX)/bin/gamegendctl $(DESTDIR)$(PREFIX)/etc/rc.d/gamegend
-	rm -f $(DESTDIR)$(PREFIX)/etc/gamegend/gamegend.toml.sample $(DESTDIR)$(PREFIX)/share/man/man5/gamegend.toml.5
-	rm -f $(DESTDIR)$(PREFIX)/share/man/man7/gamegend-protocol.7
-	rm -f $(DESTDIR)$(PREFIX)/share/man/man8/gamegend.8 $(DESTDIR)$(PREFIX)/share/man/man8/gamegendctl.8
-	rm -rf $(DESTDIR)$(PREFIX)/share/gamegend
+	if cmp -s $(DESTDIR)$(PREFIX)/etc/gamegend/gamegend.toml $(DESTDIR)$(PREFIX)/etc/gamegend/gamegend.toml.sample; then \
+	    rm -f $(DESTDIR)$(PREFIX)/etc/gamegend/gamegend.toml; fi
+	rm -f $(DESTDIR)$(PREFIX)/etc/gamegend/gamegend.toml.sample
+	rm -f $(DESTDIR)$(PREFIX)/etc/newsyslog.conf.d/gamegend.conf.sample
+	rm -f $(DESTDIR)$(MANPREFIX)/man/man5/gamegend.toml.5 $(DESTDIR)$(MANPREFIX)/man/man7/gamegend-protocol.7
+	rm -f $(DESTDIR)$(MANPREFIX)/man/man8/gamegend.8 $(DESTDIR)$(MANPREFIX)/man/man8/gamegendctl.8
+	rm -rf $(DESTDIR)$(PREFIX)/share/gamegend/models/gamegen-x-mini $(DESTDIR)$(PREFIX)/share/gamegend/jails
+	rm -rf $(DESTDIR)$(PREFIX)/share/examples/gamegend
+	rmdir $(DESTDIR)$(PREFIX)/share/gamegend/models $(DESTDIR)$(PREFIX)/share/gamegend 2>/dev/null || true
+	rmdir $(DESTDIR)$(PREFIX)/etc/gamegend 2>/dev/null || true
+
+# A package of pkg(8) in target/package; without pkg, its manifest, list and files.
+package: build
+	sh tools/package
+
+# The jail and capability mode, as root on FreeBSD; the fences, as root on Linux.
+test-jail:
+	GAMEGEND_TEST_REQUIRE=jail $(CARGO) test --locked --test jail --test fences -- --nocapture
 
 clean:
 	$(CARGO) clean

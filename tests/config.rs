@@ -56,7 +56,7 @@ fn the_manual_describes_every_key_and_option() {
     let help = Command::new(env!("CARGO_BIN_EXE_gamegend")).arg("-h").output().expect("the program can be run");
     let help = String::from_utf8_lossy(&help.stdout).into_owned();
     let page = read("man/gamegend.8");
-    for option in ["c", "d", "n", "v"] {
+    for option in ["c", "d", "f", "n", "v"] {
         assert!(help.contains(&format!("-{option}")), "-{option} is not in the help: {help}");
         assert!(page.contains(&format!(".It Fl {option}")), "-{option} is not in gamegend(8)");
     }

@@ -255,7 +255,21 @@ fn every_configuration_key_is_documented() {
 #[test]
 fn every_command_is_documented() {
     let manual = fs::read_to_string(root().join("man/gamegendctl.8")).expect("the manual page is there");
-    let commands = ["status", "generate", "play", "sessions", "stop", "gpu"];
+    let commands = [
+        "status",
+        "generate",
+        "play",
+        "sessions",
+        "stop",
+        "gpu",
+        "configtest",
+        "reload",
+        "upgrade",
+        "ready",
+        "model list",
+        "model activate",
+        "model rollback",
+    ];
     let undocumented =
         commands.iter().filter(|c| !manual.contains(&format!(".It Cm {c}"))).map(|c| c.to_string()).collect();
     report("every command is in gamegendctl(8)", undocumented);

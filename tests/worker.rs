@@ -64,13 +64,13 @@ impl Process {
         let turn = SPAWNING.lock().unwrap_or_else(|e| e.into_inner());
         // What this test got from its own caller is none of the worker's business.
         keep_descriptors_here().expect("they are open");
-        set_inherited(&theirs, true).expect("it is open");
+        set_inherited(theirs.as_fd(), true).expect("it is open");
         let child = Command::new(env!("CARGO_BIN_EXE_gamegend"))
             .args(["--role", "worker", "--link", &theirs.as_raw_fd().to_string()])
             .stdin(Stdio::null())
             .spawn()
             .expect("the program was built");
-        set_inherited(&theirs, false).expect("it is open");
+        set_inherited(theirs.as_fd(), false).expect("it is open");
         drop(turn);
         Process { child, link, state: StateDir::new(name) }
     }
@@ -138,7 +138,7 @@ impl Worker {
         let process = Process::spawn(name);
         let api = process.start(process.config("cpu"), build_id());
         let (ready, _) = process.link.recv().expect("sound").expect("the worker starts");
-        let FromWorkerToParent::Ready { build, summary } = ready;
+        let FromWorkerToParent::Ready { build, summary } = ready else { panic!("expected Ready: {ready:?}") };
         assert_eq!(build, build_id());
         assert!(summary.contains("cpu") && summary.contains("parameters"), "{summary}");
         let about = greet(&api);
@@ -247,6 +247,7 @@ fn request(session: SessionNumber, frames: Option<u32>) -> OpenSession {
         instruction: None,
         from_snapshot: false,
         keep_tick: false,
+        tick_min: 0,
     }
 }
 
@@ -361,18 +362,32 @@ fn errors_of_a_session_end_that_session_alone() {
 }
 
 #[test]
-fn a_new_api_begins_with_an_empty_worker() {
+fn a_new_api_gets_the_sessions_that_the_last_one_left() {
     let mut worker = Worker::ready("new-api");
     assert!(worker.open(request(1, None), None, None));
+    worker.until("frames", |w| w.frames(1).len() > 3);
     let (ours, theirs) = Link::pair().expect("a socket pair");
     ours.set_timeout(PATIENCE).expect("a stream socket has timeouts");
     worker.process.link.send(&ToWorkerFromParent::NewApi, &[theirs.as_fd()]).expect("the worker listens");
     drop(theirs);
     worker.api = ours;
-    assert_eq!(greet(&worker.api).pid, worker.about.pid);
+    let about = greet(&worker.api);
+    assert_eq!((about.kept, about.model_hash), (1, worker.about.model_hash.clone()));
+    let (kept, mut fds) = worker.api.recv::<FromWorker>().expect("sound").expect("the worker runs");
+    assert!(matches!(kept, FromWorker::Kept { session: 1 }), "{kept:?}");
+    let ring = fds.pop().expect("its ring");
+    let newest = RingReader::open(ring.try_clone().expect("dup")).expect("a ring").newest().expect("it made frames");
+    let snapshot = gamegend::frame::Snapshot::read_fd(&ring).expect("a last snapshot");
+    assert_eq!(snapshot.about.tick, newest, "nothing of the session is lost");
     worker.viewers.clear();
-    assert!(worker.open(request(1, Some(3)), None, None), "the number is free again");
-    worker.pictures(1, 3);
+    // The world goes on at the next frame, or later where viewers may have seen more.
+    let again =
+        |session, tick_min| OpenSession { from_snapshot: true, keep_tick: true, tick_min, ..request(session, None) };
+    assert!(worker.open(again(1, 0), None, Some(ring.try_clone().expect("dup"))), "the number is free again");
+    assert!(worker.open(again(2, newest + 100), None, Some(ring)));
+    worker.until("frames of both", |w| !w.frames(1).is_empty() && !w.frames(2).is_empty());
+    assert_eq!(worker.frames(1).keys().next(), Some(&(newest + 1)));
+    assert_eq!(worker.frames(2).keys().next(), Some(&(newest + 100)));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::RngCore;
 
 use super::access::{Access, Client};
+use super::journal::Journal;
 use super::limits::ENDED_KEPT_MAX;
 use super::pump::{self, Archive};
 use super::rate::{Kind, Rates};
@@ -29,6 +30,8 @@ pub struct Hub {
     pub config: Config,
     pub access: Access,
     pub store: Arc<dyn Store>,
+    /// `None` in tests that need no way back.
+    journal: Option<Journal>,
     rates: Rates,
     sandbox: String,
     started: Instant,
@@ -60,12 +63,14 @@ struct Sessions {
 }
 
 impl Hub {
-    /// `random` makes ids and seeds; `sandbox` is the api's own, in words.
+    /// `random` makes ids and seeds; `sandbox` is the api's own, in words. Sessions are written down in the journal once
+    /// [`Hub::keep_journal`] gave one.
     pub fn new(config: Config, access: Access, store: Arc<dyn Store>, sandbox: String, random: ChaCha20Rng) -> Hub {
         Hub {
             config,
             access,
             store,
+            journal: None,
             rates: Rates::default(),
             sandbox,
             started: Instant::now(),
@@ -137,22 +142,79 @@ impl Hub {
         {
             let mut sessions = self.sessions();
             self.has_room(&sessions, session.is_interactive())?;
-            let (pumped, hub) = (session.clone(), self.clone());
-            let work = move || {
-                let desk = hub.clone();
-                let model_hash = Box::new(move || desk.desk().model_hash.clone());
-                pump::run(&pumped, &told, &Archive { store: hub.store.clone(), model_hash });
-                hub.ended(&pumped);
-            };
-            let thread = std::thread::Builder::new().name(format!("session {}", session.spec.number));
-            thread.spawn(work).map_err(|e| Refusal::internal(&e))?;
-            sessions.by_id.insert(session.spec.id.clone(), session.clone());
-            sessions.by_number.insert(session.spec.number, session.clone());
+            self.insert(&mut sessions, &session, told).map_err(|e| Refusal::internal(&e))?;
         }
+        self.write_down(&session, true);
         if let Some(worker) = &desk.worker {
             open(worker, &session);
         }
         Ok(session)
+    }
+
+    /// Starts the session's thread and makes it known.
+    fn insert(
+        self: &Arc<Hub>,
+        sessions: &mut Sessions,
+        session: &Arc<Session>,
+        told: mpsc::Receiver<Feed>,
+    ) -> std::io::Result<()> {
+        let (pumped, hub) = (session.clone(), self.clone());
+        let work = move || {
+            let desk = hub.clone();
+            let model_hash = Box::new(move || desk.desk().model_hash.clone());
+            pump::run(&pumped, &told, &Archive { store: hub.store.clone(), model_hash });
+            hub.ended(&pumped);
+        };
+        std::thread::Builder::new().name(format!("session {}", session.spec.number)).spawn(work)?;
+        sessions.by_id.insert(session.spec.id.clone(), session.clone());
+        sessions.by_number.insert(session.spec.number, session.clone());
+        Ok(())
+    }
+
+    /// Writes sessions down from now on. To be called before the hub is shared.
+    pub fn keep_journal(&mut self, journal: Journal) {
+        self.journal = Some(journal);
+    }
+
+    /// Brings back the sessions that an earlier api wrote down; they open with the first worker.
+    pub fn restore(self: &Arc<Hub>) {
+        let found = self.journal.as_ref().map(Journal::load).unwrap_or_default();
+        for checkpoint in found {
+            let (feed, told) = mpsc::channel();
+            let id = checkpoint.record.spec.id.clone();
+            let number = checkpoint.record.spec.number;
+            self.numbers.fetch_max(number + 1, Ordering::Relaxed);
+            let restored = Session::restore(checkpoint, feed).map_err(|e| chain(&e)).and_then(|session| {
+                let session = Arc::new(session);
+                self.insert(&mut self.sessions(), &session, told).map_err(|e| e.to_string())
+            });
+            match restored {
+                Ok(()) => log::info!("session {id} comes back"),
+                Err(e) => log::error!("session {id} cannot come back: {e}"),
+            }
+        }
+    }
+
+    /// Writes down every session that has changed; all of them if `always`.
+    pub fn checkpoint(&self, always: bool) {
+        for session in self.live() {
+            self.write_down(&session, always);
+        }
+    }
+
+    fn write_down(&self, session: &Session, always: bool) {
+        let Some(journal) = &self.journal else { return };
+        if let Some((record, snapshot)) = session.checkpoint(always) {
+            journal.write(&record, snapshot.as_deref());
+            if session.state().is_final() {
+                journal.remove(&session.spec.id);
+            }
+        }
+    }
+
+    /// The session with that number, if it has not ended.
+    pub fn by_number(&self, number: SessionNumber) -> Option<Arc<Session>> {
+        self.sessions().by_number.get(&number).cloned()
     }
 
     fn has_room(&self, sessions: &Sessions, interactive: bool) -> Result<(), Refusal> {
@@ -250,6 +312,9 @@ impl Hub {
 
     /// The session's thread is through with it.
     fn ended(&self, session: &Session) {
+        if let Some(journal) = &self.journal {
+            journal.remove(&session.spec.id);
+        }
         let mut sessions = self.sessions();
         sessions.by_number.remove(&session.spec.number);
         sessions.ended.push(session.spec.id.clone());
@@ -299,7 +364,7 @@ impl Hub {
     /// A worker said hello: every session that has not ended opens in it.
     pub fn worker_up(&self, worker: Worker) {
         let mut desk = self.desk();
-        log::info!("worker {} (pid {}) on {}", worker.generation, worker.about.pid, worker.about.device);
+        log::info!("worker {} (pid {}) on {}", worker.generation, worker.pid, worker.about.device);
         desk.vocabulary = Some(worker.about.vocabulary.clone());
         desk.model_hash.clone_from(&worker.about.model_hash);
         for session in self.live() {
@@ -367,7 +432,7 @@ impl Hub {
                 }
             }
             // Caught by whoever reads the link.
-            FromWorker::Hello { .. } => {}
+            FromWorker::Hello { .. } | FromWorker::Kept { .. } => {}
         }
     }
 
@@ -462,7 +527,7 @@ fn state_word(state: State) -> &'static str {
 fn worker_status(worker: &Worker) -> WorkerStatus {
     let about = worker.about.clone();
     WorkerStatus {
-        pid: about.pid,
+        pid: worker.pid,
         generation: worker.generation,
         device: about.device,
         device_kind: about.device_kind,

@@ -18,6 +18,7 @@ mod encode;
 mod files;
 mod http;
 mod hub;
+mod journal;
 mod limits;
 mod pump;
 mod rate;
@@ -30,10 +31,11 @@ mod worker;
 
 use std::io::Read;
 use std::net::TcpListener;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use rand_chacha::ChaCha20Rng;
@@ -42,6 +44,7 @@ use tokio::sync::Notify;
 
 use self::access::{Access, TokenError};
 use self::hub::Hub;
+use self::journal::Journal;
 use self::limits::{DRAIN_TIME_MAX, IDLE_CHECK_PERIOD};
 use self::refusal::chain;
 use crate::config::Config;
@@ -49,8 +52,9 @@ use crate::exit::Exit;
 use crate::proto::link::{FromApi, ToApi, build_id};
 use crate::store::StoreError;
 use crate::store::folder::FolderStore;
+use crate::sys::dir::Dir;
 use crate::sys::link::{Link, LinkError};
-use crate::sys::sandbox::{self, SandboxError};
+use crate::sys::sandbox::{self, Protections, SandboxError};
 
 /// Why the role cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -87,18 +91,13 @@ impl ApiError {
 /// Blocks: this is the whole process, which enters its sandbox once it knows the configuration. Answers an exit code of
 /// sysexits(3).
 pub fn run(link: Link) -> ExitCode {
-    exit_code(begin(link, |start| {
-        let mut protections = sandbox::enter(sandbox::Role::Api, &mut start.config)?;
-        protections.narrow()?;
-        start.sandbox = protections.to_string();
-        Ok(())
-    }))
+    exit_code(begin(link, Some(|config| sandbox::enter(sandbox::Role::Api, config))))
 }
 
 /// Runs the role in a thread of a process that does other things too, a test's: without a sandbox, which would hold for
 /// the whole process. The status shows what the start message says about one.
 pub fn run_unconfined(link: Link) -> ExitCode {
-    exit_code(begin(link, |_| Ok(())))
+    exit_code(begin(link, None))
 }
 
 fn exit_code(result: Result<(), ApiError>) -> ExitCode {
@@ -111,6 +110,9 @@ fn exit_code(result: Result<(), ApiError>) -> ExitCode {
     }
 }
 
+/// How the process is confined.
+type Enter = fn(&mut Config) -> Result<Protections, SandboxError>;
+
 /// What the parent sends first.
 struct Start {
     config: Config,
@@ -119,24 +121,66 @@ struct Start {
     local: UnixListener,
 }
 
-fn begin(link: Link, protect: fn(&mut Start) -> Result<(), ApiError>) -> Result<(), ApiError> {
+fn begin(link: Link, enter: Option<Enter>) -> Result<(), ApiError> {
     let mut start = receive_start(&link)?;
     // While there is one thread and before a client has been heard.
-    protect(&mut start)?;
+    let mut protections = enter.map(|enter| enter(&mut start.config)).transpose()?;
     let Start { config, sandbox, network, local } = start;
     let own_user = nix::unistd::geteuid().as_raw();
     let access = Access::new(network.local_addr()?, own_user, config.http.token_file.as_deref())?;
-    let store = Arc::new(FolderStore::open(&config.state.directory, config.state.generations_max)?);
+    let state = Dir::open(&config.state.directory)?;
+    let store = Arc::new(FolderStore::open_in(&state, config.state.generations_max)?);
+    let journal = Journal::open(&state)?;
+    #[cfg(target_os = "freebsd")]
+    state.limit()?;
     let mut seed = [0; 32];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut seed)?;
-    let hub = Arc::new(Hub::new(config, access, store, sandbox, ChaCha20Rng::from_seed(seed)));
+    // Everything that has a path is open now.
+    let sandbox = match &mut protections {
+        Some(protections) => {
+            protections.narrow(&[network.as_fd(), local.as_fd()], &[link.as_fd()])?;
+            protections.to_string()
+        }
+        None => sandbox,
+    };
+    let mut hub = Hub::new(config, access, store, sandbox, ChaCha20Rng::from_seed(seed));
+    hub.keep_journal(journal);
+    let hub = Arc::new(hub);
+    hub.restore();
     let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("http").enable_all().build()?;
-    let drain = Arc::new(Notify::new());
-    listen_to_parent(link.try_clone()?, hub.clone(), drain.clone())?;
-    let served = runtime.block_on(serve_until(hub, network, local, &link, &drain));
+    let orders = Arc::new(Orders::default());
+    listen_to_parent(link.try_clone()?, hub.clone(), orders.clone())?;
+    write_down(hub.clone())?;
+    let served = runtime.block_on(serve_until(hub, network, local, &link, &orders));
     // A viewer that does not read must not hold the process.
     runtime.shutdown_background();
     served
+}
+
+/// How the parent says that it is over.
+#[derive(Default)]
+struct Orders {
+    ended: Notify,
+    /// True if another api goes on with the sessions.
+    hand_over: AtomicBool,
+}
+
+impl Orders {
+    fn end(&self, hand_over: bool) {
+        self.hand_over.store(hand_over, Ordering::Release);
+        self.ended.notify_one();
+    }
+}
+
+/// One thread writes the sessions down.
+fn write_down(hub: Arc<Hub>) -> std::io::Result<()> {
+    let write = move || {
+        loop {
+            std::thread::sleep(journal::PERIOD);
+            hub.checkpoint(false);
+        }
+    };
+    std::thread::Builder::new().name("journal".to_string()).spawn(write).map(drop)
 }
 
 fn receive_start(link: &Link) -> Result<Start, ApiError> {
@@ -153,12 +197,13 @@ fn receive_start(link: &Link) -> Result<Start, ApiError> {
     }
 }
 
-/// One thread hears the parent; when the link ends the role drains as if asked to.
-fn listen_to_parent(link: Link, hub: Arc<Hub>, drain: Arc<Notify>) -> std::io::Result<()> {
+/// One thread hears the parent. A link that ends unasked means that the parent was killed: whoever starts the daemon
+/// again finds the sessions as they are now.
+fn listen_to_parent(link: Link, hub: Arc<Hub>, orders: Arc<Orders>) -> std::io::Result<()> {
     let listen = move || {
         loop {
             match link.recv::<ToApi>() {
-                Ok(Some((message, fds))) => heard(&hub, &drain, message, fds),
+                Ok(Some((message, fds))) => heard(&hub, &orders, message, fds),
                 Ok(None) => break,
                 Err(e) => {
                     log::error!("{}", chain(&e));
@@ -166,21 +211,22 @@ fn listen_to_parent(link: Link, hub: Arc<Hub>, drain: Arc<Notify>) -> std::io::R
                 }
             }
         }
-        drain.notify_one();
+        orders.end(true);
     };
     std::thread::Builder::new().name("parent".to_string()).spawn(listen)?;
     Ok(())
 }
 
-fn heard(hub: &Arc<Hub>, drain: &Notify, message: ToApi, fds: Vec<OwnedFd>) {
+fn heard(hub: &Arc<Hub>, orders: &Orders, message: ToApi, fds: Vec<OwnedFd>) {
     match (message, fds.into_iter().next()) {
-        (ToApi::WorkerUp { generation }, Some(fd)) => {
-            if let Err(e) = worker::attach(hub.clone(), generation, Link::from_fd(fd)) {
+        (ToApi::WorkerUp { generation, pid }, Some(fd)) => {
+            if let Err(e) = worker::attach(hub.clone(), generation, pid, Link::from_fd(fd)) {
                 log::error!("worker {generation}: {e}");
             }
         }
         (ToApi::WorkerDown { generation, reason, retry }, _) => hub.worker_down(generation, &reason, retry),
-        (ToApi::Drain, _) => drain.notify_one(),
+        (ToApi::Drain, _) => orders.end(false),
+        (ToApi::HandOver, _) => orders.end(true),
         (ToApi::WorkerUp { .. } | ToApi::Start { .. }, _) => log::error!("a message from the parent makes no sense"),
     }
 }
@@ -190,7 +236,7 @@ async fn serve_until(
     network: TcpListener,
     local: UnixListener,
     link: &Link,
-    drain: &Notify,
+    orders: &Orders,
 ) -> Result<(), ApiError> {
     let router = http::router(hub.clone());
     let network = tokio::net::TcpListener::from_std(network)?;
@@ -201,11 +247,14 @@ async fn serve_until(
     let mut check = tokio::time::interval(IDLE_CHECK_PERIOD);
     loop {
         tokio::select! {
-            () = drain.notified() => break,
+            () = orders.ended.notified() => break,
             _ = check.tick() => hub.close_idle(Instant::now()),
         }
     }
-    finish(&hub).await;
+    match orders.hand_over.load(Ordering::Acquire) {
+        true => hub.checkpoint(true),
+        false => finish(&hub).await,
+    }
     Ok(())
 }
 

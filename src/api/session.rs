@@ -9,6 +9,8 @@
 //!   any of these ---> Cancelled (DELETE), Failed (worker or recording)
 //! ```
 
+mod resume;
+
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, watch};
 
 use super::limits::{CONTROLS_AWAITED_MAX, PROGRESS_PERIOD, VIEWER_EVENTS_MAX};
@@ -30,7 +33,8 @@ use crate::proto::link::{Environment, OpenSession, SessionNumber, ToWorker};
 const RATE_WINDOW: Duration = Duration::from_secs(2);
 
 /// What a session was asked to be; it never changes.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Spec {
     pub id: String,
     pub number: SessionNumber,
@@ -97,7 +101,13 @@ struct Inner {
     frame_count: u64,
     progress_told: Option<Instant>,
     origin: Option<Arc<OwnedFd>>,
+    /// True if `origin` is of the session itself, which goes on after an earlier api.
+    own: bool,
+    /// No frame may have a lower number: viewers may have seen those.
+    tick_min: u64,
     ring: Option<Arc<OwnedFd>>,
+    /// Frames that there were when the session was last written down.
+    written: Option<u64>,
     snapshot: Option<Vec<u8>>,
     stored: bool,
 }
@@ -123,7 +133,10 @@ impl Session {
             frame_count: 0,
             progress_told: None,
             origin,
+            own: false,
+            tick_min: 0,
             ring: None,
+            written: None,
             snapshot: None,
             stored: false,
         };
@@ -220,7 +233,7 @@ impl Session {
         self.control.set(inner.latched, inner.keys);
         let mut fds = vec![self.control.read_only_fd()?];
         let snapshot = inner.ring.as_ref().filter(|fd| crate::frame::Snapshot::read_fd(fd).is_ok());
-        let keep_tick = snapshot.is_some();
+        let keep_tick = snapshot.is_some() || inner.own;
         let from = snapshot.or(inner.origin.as_ref());
         let from_snapshot = from.is_some();
         if let Some(fd) = from {
@@ -241,6 +254,7 @@ impl Session {
             instruction: inner.instruction.clone(),
             from_snapshot,
             keep_tick,
+            tick_min: self.tick_min(&inner),
         };
         Ok((ToWorker::Open(Box::new(open)), fds))
     }

@@ -20,6 +20,9 @@ struct Flags {
     /// Stay in the foreground and log to standard error.
     #[arg(short = 'd')]
     foreground: bool,
+    /// Stay in the foreground and log to the system log, for a supervisor.
+    #[arg(short = 'f', conflicts_with = "foreground")]
+    attached: bool,
     /// Check the configuration and exit.
     #[arg(short = 'n')]
     check: bool,
@@ -29,6 +32,9 @@ struct Flags {
     /// Set by the parent when it starts this program again.
     #[arg(long, hide = true, requires = "link")]
     role: Option<Role>,
+    /// Set by the program that this one replaces.
+    #[arg(long, hide = true, conflicts_with = "role")]
+    adopt: Option<parent::upgrade::Adopted>,
     /// Number of the descriptor that links a role to the parent.
     #[arg(long, hide = true, requires = "role")]
     link: Option<i32>,
@@ -52,8 +58,8 @@ fn main() -> ExitCode {
     match (flags.role, flags.link) {
         (Some(role), Some(link)) => run_role(role, link),
         _ => {
-            let Flags { config, foreground, check, verbose, .. } = flags;
-            parent::run(&parent::Args { config, foreground, check, verbose }).into()
+            let Flags { config, foreground, attached, check, verbose, adopt, .. } = flags;
+            parent::run(&parent::Args { config, foreground, attached, check, verbose, adopt }).into()
         }
     }
 }

@@ -1,7 +1,9 @@
 //! What each key may hold, beyond its type. Pure: nothing here looks at files; the parent does, as it starts.
 
+use std::path::{Component, Path};
+
 use super::Config;
-use crate::proto::limits;
+use crate::proto::limits::SESSIONS_MAX;
 
 /// Longest path of a Unix socket in bytes: `sun_path` has 104 on FreeBSD, 108 on Linux, the last one a NUL.
 pub const SOCKET_PATH_BYTES_MAX: usize = 103;
@@ -17,7 +19,7 @@ const FACILITIES: [&str; 9] =
     ["daemon", "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7"];
 
 /// Every key of the file with what is allowed, for messages and the tests of the manual page and the sample.
-pub const KEYS: [(&str, &str); 14] = [
+pub const KEYS: [(&str, &str); 21] = [
     ("http.listen", "ADDRESS:PORT, for instance \"127.0.0.1:8420\" or \"[::1]:8420\""),
     ("http.token_file", "an absolute path"),
     ("control.socket", "an absolute path of at most 103 bytes"),
@@ -26,12 +28,19 @@ pub const KEYS: [(&str, &str); 14] = [
     ("state.generations_max", "1 to 100000"),
     ("gpu.device", "\"auto\", \"cpu\" or \"vulkan:N\""),
     ("gpu.threads", "0 to 1024"),
+    ("gpu.nodes", "absolute paths below /dev"),
+    ("limits.memory_mib", "0, or 256 to 16777216"),
+    ("limits.descriptors", "0, or 256 to 1048576"),
+    ("limits.threads", "0, or 64 to 65536"),
+    ("limits.cpu_percent", "0 to 102400"),
     ("model.path", "an absolute path, or \"\" for the shipped model"),
     ("log.level", "\"error\", \"warn\", \"info\" or \"debug\""),
     ("log.facility", "\"daemon\" or \"local0\" to \"local7\""),
+    ("log.file", "an absolute path, or \"\" for none"),
     ("worker.user", "the name of a user without privileges"),
     ("worker.devfs_ruleset", "0 to 65535"),
     ("worker.sessions_max", "1 to 128"),
+    ("worker.hang_seconds", "0, or 5 to 3600"),
 ];
 
 /// A value that is not allowed.
@@ -64,7 +73,7 @@ pub fn check(config: &Config) -> Vec<CheckError> {
             errors.push(CheckError::new(key, value));
         }
     };
-    let Config { http, control, state, gpu, model, log, worker } = config;
+    let Config { http, control, state, gpu, limits, model, log, worker } = config;
     if let Some(path) = &http.token_file {
         require(path.is_absolute(), "http.token_file", path);
     }
@@ -75,12 +84,23 @@ pub fn check(config: &Config) -> Vec<CheckError> {
     require((1..=GENERATIONS_MAX).contains(&state.generations_max), "state.generations_max", &state.generations_max);
     require(is_device(&gpu.device), "gpu.device", &gpu.device);
     require(gpu.threads <= THREADS_MAX, "gpu.threads", &gpu.threads);
+    require(gpu.nodes.iter().all(|node| is_node(node)), "gpu.nodes", &gpu.nodes);
+    for (key, value, allowed) in [
+        ("limits.memory_mib", limits.memory_mib, 256..=16 << 20),
+        ("limits.descriptors", limits.descriptors, 256..=1 << 20),
+        ("limits.threads", limits.threads, 64..=1 << 16),
+        ("limits.cpu_percent", limits.cpu_percent, 1..=102_400),
+        ("worker.hang_seconds", worker.hang_seconds, 5..=3600),
+    ] {
+        require(value == 0 || allowed.contains(&value), key, &value);
+    }
     require(model.path.as_os_str().is_empty() || model.path.is_absolute(), "model.path", &model.path);
     require(LEVELS.contains(&log.level.as_str()), "log.level", &log.level);
     require(FACILITIES.contains(&log.facility.as_str()), "log.facility", &log.facility);
+    require(log.file.as_os_str().is_empty() || log.file.is_absolute(), "log.file", &log.file);
     require(!worker.user.is_empty() && worker.user != "root", "worker.user", &worker.user);
     require(worker.devfs_ruleset <= DEVFS_RULESET_MAX, "worker.devfs_ruleset", &worker.devfs_ruleset);
-    require((1..=limits::SESSIONS_MAX).contains(&worker.sessions_max), "worker.sessions_max", &worker.sessions_max);
+    require((1..=SESSIONS_MAX).contains(&worker.sessions_max), "worker.sessions_max", &worker.sessions_max);
     if !http.listen.ip().is_loopback() && http.token_file.is_none() {
         errors.push(CheckError {
             key: "http.listen",
@@ -89,6 +109,10 @@ pub fn check(config: &Config) -> Vec<CheckError> {
         });
     }
     errors
+}
+
+fn is_node(path: &Path) -> bool {
+    path.starts_with("/dev") && path != Path::new("/dev") && !path.components().any(|c| c == Component::ParentDir)
 }
 
 fn is_device(text: &str) -> bool {
@@ -119,9 +143,13 @@ mod tests {
         config.worker.user = "root".to_string();
         config.worker.sessions_max = 0;
         config.worker.devfs_ruleset = DEVFS_RULESET_MAX + 1;
+        config.worker.hang_seconds = 1;
+        config.limits = super::super::Limits { memory_mib: 1, descriptors: 3, threads: 1, cpu_percent: 1 << 30 };
+        config.gpu.nodes = vec!["/dev/../etc/passwd".into()];
+        config.log.file = "relative".into();
         let errors = check(&config);
         let keys: Vec<&str> = errors.iter().map(|e| e.key).collect();
-        assert_eq!(keys.len(), 11, "{keys:?}");
+        assert_eq!(keys.len(), 18, "{keys:?}");
         let text = errors.iter().find(|e| e.key == "log.level").map(ToString::to_string);
         let expected =
             "log.level: \"loud\" is not allowed; allowed: \"error\", \"warn\", \"info\" or \"debug\"".to_string();

@@ -7,6 +7,8 @@ use super::Config;
 pub struct Changes {
     /// The parent's log takes other values at once: keys under `log`.
     pub reload_log: bool,
+    /// The watchdog takes another limit at once.
+    pub reload_watchdog: bool,
     /// The worker is started again; its sessions go on from their snapshots.
     pub restart_worker: bool,
     /// The api is started again; the listeners stay open, clients connect again.
@@ -40,7 +42,8 @@ pub fn diff(old: &Config, new: &Config) -> Changes {
     let sessions = old.worker.sessions_max != new.worker.sessions_max;
     Changes {
         reload_log: old.log != new.log,
-        restart_worker: old.gpu != new.gpu || old.model != new.model || sessions,
+        reload_watchdog: old.worker.hang_seconds != new.worker.hang_seconds,
+        restart_worker: old.gpu != new.gpu || old.model != new.model || old.limits != new.limits || sessions,
         restart_api: old.http.token_file != new.http.token_file
             || old.state.generations_max != new.state.generations_max
             || sessions,
@@ -68,7 +71,7 @@ mod tests {
     type Change = (&'static str, fn(&mut Config));
 
     /// Every key with a change of it, in the order of KEYS.
-    fn changes() -> [Change; 14] {
+    fn changes() -> [Change; 21] {
         [
             ("http.listen", |c| c.http.listen.set_port(1)),
             ("http.token_file", |c| c.http.token_file = Some("/t".into())),
@@ -78,12 +81,19 @@ mod tests {
             ("state.generations_max", |c| c.state.generations_max = 1),
             ("gpu.device", |c| c.gpu.device = "cpu".into()),
             ("gpu.threads", |c| c.gpu.threads = 1),
+            ("gpu.nodes", |c| c.gpu.nodes = vec!["/dev/dri/renderD128".into()]),
+            ("limits.memory_mib", |c| c.limits.memory_mib = 1024),
+            ("limits.descriptors", |c| c.limits.descriptors = 512),
+            ("limits.threads", |c| c.limits.threads = 64),
+            ("limits.cpu_percent", |c| c.limits.cpu_percent = 50),
             ("model.path", |c| c.model.path = "/m".into()),
             ("log.level", |c| c.log.level = "debug".into()),
             ("log.facility", |c| c.log.facility = "local1".into()),
+            ("log.file", |c| c.log.file = "/l".into()),
             ("worker.user", |c| c.worker.user = "other".into()),
             ("worker.devfs_ruleset", |c| c.worker.devfs_ruleset = 9),
             ("worker.sessions_max", |c| c.worker.sessions_max = 1),
+            ("worker.hang_seconds", |c| c.worker.hang_seconds = 5),
         ]
     }
 
@@ -97,8 +107,12 @@ mod tests {
             change(&mut new);
             let found = diff(&old, &new);
             let expected = match key {
-                "log.level" | "log.facility" => Changes { reload_log: true, ..Changes::default() },
-                "gpu.device" | "gpu.threads" | "model.path" => Changes { restart_worker: true, ..Changes::default() },
+                "log.level" | "log.facility" | "log.file" => Changes { reload_log: true, ..Changes::default() },
+                "worker.hang_seconds" => Changes { reload_watchdog: true, ..Changes::default() },
+                "model.path" => Changes { restart_worker: true, ..Changes::default() },
+                key if key.starts_with("gpu.") || key.starts_with("limits.") => {
+                    Changes { restart_worker: true, ..Changes::default() }
+                }
                 "http.token_file" | "state.generations_max" => Changes { restart_api: true, ..Changes::default() },
                 "worker.sessions_max" => Changes { restart_worker: true, restart_api: true, ..Changes::default() },
                 _ => Changes { next_start: vec![key], ..Changes::default() },

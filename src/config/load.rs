@@ -13,6 +13,10 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 const MODEL_INDEX: &str = "model_index.json";
 /// The shipped model's folder.
 const SHIPPED_MODEL: &str = "gamegen-x-mini";
+/// Where versions of models are installed.
+pub const MODELS_DIRECTORY: &str = "/usr/local/share/gamegend/models";
+/// The link there to the version that is in use; `gamegendctl model` sets it.
+pub const MODEL_CURRENT: &str = "current";
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
@@ -127,20 +131,21 @@ fn own_paths(config: &mut Config, file: &toml::Table) {
     }
 }
 
-/// The folder of the model as an absolute path: the configured one, else the first that exists of the share directory
-/// and `models/` beside the program (its folder, and the two above it, where a build directory keeps its programs).
+/// The folder of the model as an absolute path without links: the configured one, else the first that exists of the
+/// version in use and the shipped model in the share directory, and `models/` beside the program (its folder, and the two
+/// above it, where a build directory keeps its programs).
 ///
 /// Errors: `NoModel` with the folders that were looked at.
 pub fn resolve_model(config: &Config, program: &Path) -> Result<PathBuf, ConfigError> {
     let candidates: Vec<PathBuf> = if config.model.path.as_os_str().is_empty() {
         let beside = program.ancestors().skip(1).take(3).map(|p| p.join("models").join(SHIPPED_MODEL));
-        let share = Path::new("/usr/local/share/gamegend/models").join(SHIPPED_MODEL);
-        std::iter::once(share).chain(beside).collect()
+        let share = [MODEL_CURRENT, SHIPPED_MODEL].map(|name| Path::new(MODELS_DIRECTORY).join(name));
+        share.into_iter().chain(beside).collect()
     } else {
         vec![config.model.path.clone()]
     };
     match candidates.iter().find(|p| p.join(MODEL_INDEX).is_file()) {
-        Some(found) => Ok(std::path::absolute(found).unwrap_or_else(|_| found.clone())),
+        Some(found) => Ok(std::fs::canonicalize(found).unwrap_or_else(|_| found.clone())),
         None => Err(ConfigError::NoModel(candidates.iter().map(|p| p.join(MODEL_INDEX)).collect())),
     }
 }

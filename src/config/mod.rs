@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 pub use check::{CheckError, KEYS};
 pub use diff::{Changes, diff};
-pub use load::{ConfigError, default_path, load, reload, resolve_model};
+pub use load::{ConfigError, MODEL_CURRENT, MODELS_DIRECTORY, default_path, load, reload, resolve_model};
 
 /// The whole configuration. Every key is optional in the file; unknown keys are errors.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -21,6 +21,7 @@ pub struct Config {
     pub control: Control,
     pub state: State,
     pub gpu: Gpu,
+    pub limits: Limits,
     pub model: Model,
     pub log: Log,
     pub worker: Worker,
@@ -65,6 +66,24 @@ pub struct Gpu {
     pub device: String,
     /// Threads of the CPU executor, 0: one a processor.
     pub threads: usize,
+    /// Device nodes that the worker may open (Linux, started as root). Empty: those of every graphics device, or none
+    /// if `device` is `cpu`.
+    pub nodes: Vec<PathBuf>,
+}
+
+/// What the worker may use at the most; 0: no limit. In force when the daemon is started as root: by rctl(8) on
+/// FreeBSD, by a control group on Linux.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// Open descriptors.
+    pub descriptors: u64,
+    /// Threads.
+    pub threads: u64,
+    /// Processor time in percent of one processor.
+    pub cpu_percent: u64,
 }
 
 /// The model.
@@ -83,6 +102,8 @@ pub struct Log {
     pub level: String,
     /// syslog(3) facility in the background: `daemon` or `local0` to `local7`.
     pub facility: String,
+    /// File that gets every line as an object of JSON beside the log proper; opened again at SIGHUP. Empty: none.
+    pub file: PathBuf,
 }
 
 /// The worker process.
@@ -95,6 +116,14 @@ pub struct Worker {
     pub devfs_ruleset: u32,
     /// Interactive sessions at once on one worker.
     pub sessions_max: usize,
+    /// A worker whose device does not answer for this many seconds is started again; 0: never.
+    pub hang_seconds: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { memory_mib: 0, descriptors: 4096, threads: 1024, cpu_percent: 0 }
+    }
 }
 
 impl Default for Http {
@@ -121,18 +150,18 @@ impl Default for State {
 
 impl Default for Gpu {
     fn default() -> Self {
-        Gpu { device: "auto".to_string(), threads: 0 }
+        Gpu { device: "auto".to_string(), threads: 0, nodes: Vec::new() }
     }
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Log { level: "info".to_string(), facility: "daemon".to_string() }
+        Log { level: "info".to_string(), facility: "daemon".to_string(), file: PathBuf::new() }
     }
 }
 
 impl Default for Worker {
     fn default() -> Self {
-        Worker { user: "_gamegen".to_string(), devfs_ruleset: 0, sessions_max: 32 }
+        Worker { user: "_gamegen".to_string(), devfs_ruleset: 0, sessions_max: 32, hang_seconds: 30 }
     }
 }

@@ -41,7 +41,7 @@ fn part(name: &str) -> Result<Part, String> {
 pub fn evaluate(asked: Evaluate) -> Result<(), CtlError> {
     let model = match asked.model {
         Some(model) => model,
-        None => load(default_path().as_deref()).map_err(Box::new)?.model.path,
+        None => load(default_path().as_deref())?.model.path,
     };
     let open = || -> Result<Box<dyn Executor>, ComputeError> { Ok(select(&asked.device, 0)?.0) };
     let parts = if asked.parts.is_empty() { Part::USUAL.to_vec() } else { asked.parts };

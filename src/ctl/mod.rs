@@ -7,7 +7,9 @@ mod client;
 mod eval;
 mod generate;
 mod gpu;
+mod model;
 mod play;
+mod service;
 mod show;
 mod terminal;
 
@@ -18,8 +20,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use self::client::Client;
-use crate::config::Control;
-use crate::config::{default_path, load};
+use crate::config::{Control, default_path, load};
 use crate::exit::{Exit, chain};
 use crate::proto::api::{DaemonStatus, GenerateRequest, Problem, SessionStatus};
 use crate::proto::keys::Keys;
@@ -79,6 +80,23 @@ enum Command {
     Gpu,
     /// Measure a model by its judges.
     Eval(eval::Evaluate),
+    /// Check a configuration without starting anything.
+    Configtest(service::Files),
+    /// Let the daemon read its configuration and open its log file again.
+    Reload(service::Files),
+    /// Let the program that is installed now take over from the one that runs.
+    Upgrade(service::Files),
+    /// Wait until the daemon serves and its model is loaded.
+    Ready {
+        /// For so many seconds at the most.
+        #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+        wait: u64,
+        #[command(flatten)]
+        files: service::Files,
+    },
+    /// Versions of models: which there are, which one is in use.
+    #[command(subcommand)]
+    Model(model::Action),
 }
 
 /// What is to be seen.
@@ -152,12 +170,18 @@ pub enum CtlError {
     Answer(String),
     #[error("{0:?} is the beginning of {1} ids")]
     Ambiguous(String, usize),
+    #[error(transparent)]
+    Config(#[from] crate::config::ConfigError),
+    #[error("{0}")]
+    Service(String),
+    #[error("after {0} s the daemon is not ready: {1}")]
+    NotReady(u64, String),
+    #[error(transparent)]
+    Model(#[from] model::ModelError),
     #[error("cannot write {}", path.display())]
     Write { path: PathBuf, source: std::io::Error },
     #[error("cannot evaluate the model")]
-    Model(#[from] Box<crate::model::ModelError>),
-    #[error("cannot tell which model is meant")]
-    Config(#[from] Box<crate::config::ConfigError>),
+    Evaluation(#[from] Box<crate::model::ModelError>),
     #[error("use the terminal")]
     Terminal(#[source] std::io::Error),
     #[error("interrupted")]
@@ -183,8 +207,11 @@ impl CtlError {
             CtlError::Refused(p) if p.code == "unknown_session" => Exit::NoInput,
             CtlError::Refused(p) if p.status < 500 => Exit::Usage,
             CtlError::Ambiguous(..) => Exit::Usage,
-            CtlError::Model(e) => model_exit(e),
-            CtlError::Config(_) => Exit::Config,
+            CtlError::Evaluation(e) => model_exit(e),
+            CtlError::Config(e) => e.exit(),
+            CtlError::Service(_) => Exit::Unavailable,
+            CtlError::NotReady(..) => Exit::TempFail,
+            CtlError::Model(e) => e.exit(),
             CtlError::Write { .. } => Exit::CantCreate,
             CtlError::Terminal(_) => Exit::Os,
             // What a shell reports for SIGINT.
@@ -223,6 +250,7 @@ pub fn run(flags: Flags) -> ExitCode {
 }
 
 async fn command(flags: Flags) -> Result<(), CtlError> {
+    let named = flags.socket.is_some();
     let client = Client::new(flags.socket.unwrap_or_else(default_socket));
     match flags.command {
         Command::Status { json: true } => {
@@ -259,6 +287,14 @@ async fn command(flags: Flags) -> Result<(), CtlError> {
             print(&gpu::list());
             Ok(())
         }
+        Command::Configtest(files) => service::check(&files),
+        Command::Reload(files) => service::reload(&files),
+        Command::Upgrade(files) => service::upgrade(&files),
+        Command::Ready { wait, files } => match files.socket()? {
+            Some(socket) if !named => service::ready(&Client::new(socket), wait).await,
+            _ => service::ready(&client, wait).await,
+        },
+        Command::Model(action) => Ok(model::run(action)?),
     }
 }
 

@@ -71,6 +71,11 @@ impl FrameRing {
         &self.geometry
     }
 
+    /// Another descriptor of the ring that can only be read.
+    pub fn read_only_fd(&self) -> Result<OwnedFd, RingError> {
+        Ok(self.memory.read_only_fd()?)
+    }
+
     /// Writes one picture (I420, `frame_bytes` long) as frame `meta.tick` and makes it the newest.
     ///
     /// Panics if the picture has the wrong length: the session's scratch picture is made from the same geometry.

@@ -12,8 +12,8 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use super::supervise::End;
 use crate::sys::link::Link;
 use crate::sys::log;
-use crate::sys::process::set_inherited;
-use crate::sys::sandbox::Role;
+use crate::sys::process::{go_on, set_inherited, was_stopped};
+use crate::sys::sandbox::{Role, apart};
 
 /// Variables of the parent's environment that a role gets, and prefixes of such; everything else is cleared.
 const ENVIRONMENT: [&str; 6] = ["PATH", "HOME", "LANG", "TZ", "XDG_CACHE_HOME", "RUST_BACKTRACE"];
@@ -60,14 +60,22 @@ impl RoleProcess {
         // A group of its own: an interrupt from the terminal is for the parent, which then ends its roles in order.
         command.process_group(0).current_dir("/");
         // The parent has one thread, so no other process can be started while the descriptor is inheritable.
-        set_inherited(&theirs, true)?;
-        let child = command.spawn()?;
+        set_inherited(theirs.as_fd(), true)?;
+        let child = apart(|| command.spawn())?;
         Ok(RoleProcess { role, child, link, link_open: true, log, unfinished: Vec::new() })
     }
 
     /// The process number.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Lets it go on if somebody stopped it: clients wait for it, and whoever wants to look at it has a debugger.
+    pub fn keep_going(&mut self) {
+        if was_stopped(self.pid()) {
+            ::log::warn!("{} was stopped by a signal; it is let go on", self.role.name());
+            go_on(self.pid());
+        }
     }
 
     /// Where its log lines arrive.

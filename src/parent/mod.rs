@@ -9,12 +9,14 @@ mod detach;
 mod prepare;
 mod run;
 pub mod supervise;
+pub mod upgrade;
+pub mod watchdog;
 
 use std::path::PathBuf;
 
 use crate::config;
 use crate::exit::{Exit, report};
-use crate::sys::log::{Output, Syslog, init_parent};
+use crate::sys::log::{JsonFile, Output, Syslog, also_to, init_parent};
 
 /// What was said on the command line.
 #[derive(Clone, Debug, Default)]
@@ -23,10 +25,14 @@ pub struct Args {
     pub config: Option<PathBuf>,
     /// `-d`: stay in the foreground, log to standard error.
     pub foreground: bool,
+    /// `-f`: stay in the foreground, log to the system log.
+    pub attached: bool,
     /// `-n`: check the configuration and exit.
     pub check: bool,
     /// `-v`: log more.
     pub verbose: bool,
+    /// Set by the program that this one replaces, see [`upgrade`].
+    pub adopt: Option<upgrade::Adopted>,
 }
 
 /// Runs the daemon until it is told to end. Messages about what keeps it from starting go to standard error.
@@ -48,11 +54,23 @@ pub fn run(args: &Args) -> Exit {
         println!("{}: ok", path.as_deref().map_or("defaults".into(), |p| p.to_string_lossy()));
         return Exit::Ok;
     }
-    let mut prepared = match prepare::prepare(config, &program) {
-        Ok(prepared) => prepared,
-        Err(e) => return report(&e, e.exit()),
+    let inherited = match args.adopt.map(upgrade::Adopted::take).transpose() {
+        Ok(inherited) => inherited,
+        Err(e) => return report(&e, Exit::Usage),
     };
-    let waiting = if args.foreground {
+    let replaces = inherited.is_some();
+    if replaces && !args.foreground {
+        // Nobody reads this process's standard error; what goes wrong from here on must be in the log.
+        start_log(&config, args);
+    }
+    let mut prepared = match prepare::prepare(config, &program, inherited) {
+        Ok(prepared) => prepared,
+        Err(e) => {
+            log::error!("{}", crate::exit::chain(&e));
+            return report(&e, e.exit());
+        }
+    };
+    let waiting = if args.foreground || args.attached || replaces {
         None
     } else {
         match detach::detach() {
@@ -62,8 +80,7 @@ pub fn run(args: &Args) -> Exit {
             Err(e) => return report(&e, Exit::Os),
         }
     };
-    let output = if args.foreground { Some(Output::Stderr) } else { syslog(&prepared.config) };
-    init_parent(output.unwrap_or(Output::Stderr), level(&prepared.config, args.verbose));
+    start_log(&prepared.config, args);
     if let Err(e) = prepared.pid_file.write() {
         log::warn!("pid file: {e}");
     }
@@ -74,6 +91,20 @@ pub fn run(args: &Args) -> Exit {
         },
         run::Parent::run,
     )
+}
+
+/// Opens the log, again if it is open: its file may have been moved away.
+fn start_log(config: &config::Config, args: &Args) {
+    let output = if args.foreground { None } else { syslog(config) };
+    init_parent(output.unwrap_or(Output::Stderr), level(config, args.verbose));
+    let path = &config.log.file;
+    if path.as_os_str().is_empty() {
+        return also_to(None);
+    }
+    match JsonFile::open(path) {
+        Ok(file) => also_to(Some(file)),
+        Err(e) => log::error!("log.file: {}: {e}", path.display()),
+    }
 }
 
 /// The level of the log: the configured one, raised by `-v`.

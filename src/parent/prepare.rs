@@ -5,13 +5,17 @@
 
 use std::fs;
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use super::upgrade::Inheritance;
 use crate::config::{self, Config, ConfigError};
 use crate::exit::Exit;
+use crate::sys::log::JsonFile;
 use crate::sys::pidfile::{PidFile, PidFileError};
 use crate::sys::sandbox::{Reach, cache_directory};
 use crate::sys::user::{self, Identity, UserError};
@@ -20,6 +24,9 @@ use crate::sys::user::{self, Identity, UserError};
 const PRIVATE_DIRECTORY: u32 = 0o750;
 /// Mode of the directory of the socket and the pid file: local tools pass through it.
 const RUN_DIRECTORY: u32 = 0o755;
+/// How long sockets of a killed daemon are waited for, and how often they are tried.
+const ROLES_END_LIMIT: Duration = Duration::from_secs(1);
+const ROLES_END_STEP: Duration = Duration::from_millis(20);
 /// Mode of the Unix socket: its owner and group talk to the daemon.
 const SOCKET_MODE: u32 = 0o660;
 
@@ -43,7 +50,7 @@ pub enum PrepareError {
     TokenFile { path: PathBuf, what: String },
     #[error("http.listen: {address} cannot be listened on; allowed: a free port of an address of this machine")]
     Listen {
-        address: std::net::SocketAddr,
+        address: SocketAddr,
         #[source]
         source: io::Error,
     },
@@ -106,7 +113,9 @@ impl Drop for LocalSocket {
 }
 
 /// Checks what the configuration names and opens what the roles need. Errors: the first obstacle.
-pub fn prepare(mut config: Config, program: &Path) -> Result<Prepared, PrepareError> {
+///
+/// `inherited`: the descriptors of the program that this one replaces in the same process.
+pub fn prepare(mut config: Config, program: &Path, inherited: Option<Inheritance>) -> Result<Prepared, PrepareError> {
     let user = if user::is_root() { Some(user::find(&config.worker.user)?) } else { None };
     config.model.path = config::resolve_model(&config, program)?;
     readable_model(&config, user.as_ref())?;
@@ -115,17 +124,84 @@ pub fn prepare(mut config: Config, program: &Path) -> Result<Prepared, PrepareEr
     }
     #[cfg(target_os = "freebsd")]
     if user.is_some() {
-        crate::sys::sandbox::Jail::check_ruleset(config.worker.devfs_ruleset)?;
+        crate::sys::sandbox::Jail::check_ruleset(&config)?;
     }
     for (key, path) in [("control.socket", &config.control.socket), ("state.pid_file", &config.state.pid_file)] {
         run_directory(key, path)?;
     }
-    let pid_file = PidFile::lock(&config.state.pid_file)?;
+    let (http, local, pid_file) = match inherited {
+        Some(Inheritance { http, local, pid_file }) => (Some(http), Some(local), Some(pid_file)),
+        None => (None, None, None),
+    };
+    let pid_file = match pid_file {
+        Some(fd) => PidFile::adopt(fd, &config.state.pid_file)?,
+        None => PidFile::lock(&config.state.pid_file)?,
+    };
     state_directory(&config, user.as_ref())?;
-    let http = TcpListener::bind(config.http.listen)
-        .map_err(|source| PrepareError::Listen { address: config.http.listen, source })?;
-    let local = bind_local(&config.control.socket, user.as_ref())?;
+    log_file(&config)?;
+    let http = listen(config.http.listen, http)?;
+    let local = match local.and_then(|fd| adopt_local(fd, &config.control.socket)) {
+        Some(local) => local,
+        None => patiently(
+            || bind_local(&config.control.socket, user.as_ref()),
+            |e| matches!(e, PrepareError::SocketInUse(_)),
+        )?,
+    };
     Ok(Prepared { config, http, local, pid_file, user })
+}
+
+/// The listener of the network: the inherited one if it has the configured address, where port 0 is any.
+fn listen(address: SocketAddr, inherited: Option<OwnedFd>) -> Result<TcpListener, PrepareError> {
+    if let Some(listener) = inherited.map(TcpListener::from)
+        && let Ok(found) = listener.local_addr()
+        && found.ip() == address.ip()
+        && (address.port() == 0 || found.port() == address.port())
+    {
+        return Ok(listener);
+    }
+    let bound = patiently(|| TcpListener::bind(address), |e| e.kind() == io::ErrorKind::AddrInUse);
+    bound.map_err(|source| PrepareError::Listen { address, source })
+}
+
+/// Tries again for a moment while `busy` says that somebody else has what is wanted: roles of a daemon that was killed
+/// just now hold its sockets until they have ended too.
+fn patiently<T, E>(mut attempt: impl FnMut() -> Result<T, E>, busy: impl Fn(&E) -> bool) -> Result<T, E> {
+    let deadline = Instant::now() + ROLES_END_LIMIT;
+    loop {
+        match attempt() {
+            Err(e) if busy(&e) && Instant::now() < deadline => std::thread::sleep(ROLES_END_STEP),
+            result => return result,
+        }
+    }
+}
+
+/// The inherited Unix socket, if it is the one at `path`.
+fn adopt_local(fd: OwnedFd, path: &Path) -> Option<LocalSocket> {
+    let listener = UnixListener::from(fd);
+    let bound = listener.local_addr().ok()?;
+    if bound.as_pathname() == Some(path) && path.exists() {
+        return Some(LocalSocket { listener, path: path.to_path_buf() });
+    }
+    if let Some(old) = bound.as_pathname() {
+        // Its place is another one now; nobody would take the old file away later.
+        let _ = fs::remove_file(old);
+    }
+    None
+}
+
+/// The log file must be one that can be appended to.
+fn log_file(config: &Config) -> Result<(), PrepareError> {
+    let path = &config.log.file;
+    if path.as_os_str().is_empty() {
+        return Ok(());
+    }
+    JsonFile::open(path).map(drop).map_err(|source| PrepareError::Path {
+        key: "log.file",
+        path: path.clone(),
+        what: "appended to",
+        allowed: "a file in a directory that exists and can be written".to_string(),
+        source,
+    })
 }
 
 /// The model's index must be readable by the user that the worker becomes.
@@ -206,7 +282,11 @@ fn state_directory(config: &Config, user: Option<&Identity>) -> Result<(), Prepa
         let reach = Reach::new(directory).map_err(|e| failed(directory, "opened", e))?;
         let probe = reach.path().join(format!(".probe-{}", std::process::id()));
         let written = user::acting_as(user, || fs::write(&probe, b"").and_then(|()| fs::remove_file(&probe)))?;
-        written.map_err(|e| failed(directory, "written", e))?;
+        match written {
+            // A disk that is full takes no clips, but sessions can be played: no reason to refuse the service.
+            Err(e) if e.kind() == io::ErrorKind::StorageFull => log::warn!("{}: {e}", directory.display()),
+            written => written.map_err(|e| failed(directory, "written", e))?,
+        }
     }
     Ok(())
 }

@@ -12,14 +12,14 @@ use super::child::RoleProcess;
 use super::detach::Waiting;
 use super::prepare::Prepared;
 use super::supervise::{Action, End, Event, Phase, Supervised, step};
-use super::{Args, level, syslog};
+use super::watchdog::Watchdog;
+use super::{Args, start_log, upgrade};
 use crate::config;
 use crate::exit::{Exit, chain};
 use crate::proto::link::{FromApi, FromWorkerToParent, ToApi, ToWorkerFromParent, build_id};
 use crate::sys::link::Link;
-use crate::sys::log::{Output, init_parent};
 use crate::sys::sandbox::{Role, cache_directory};
-use crate::sys::signals::Signals;
+use crate::sys::signals::{Signals, release};
 
 /// How long the api may take to answer requests.
 const API_START_LIMIT: Duration = Duration::from_secs(20);
@@ -45,17 +45,25 @@ pub struct Parent {
     signals: Signals,
     api: Place,
     worker: Place,
+    /// What was heard of the worker that runs.
+    watchdog: Watchdog,
+    /// True from SIGUSR2 until another program takes over, see [`upgrade`].
+    upgrading: bool,
     /// Counts the workers that were started.
     generation: u32,
     /// Set once the daemon is to end, with its exit code.
     ending: Option<Exit>,
     #[cfg(target_os = "freebsd")]
     jail: Option<crate::sys::sandbox::Jail>,
+    #[cfg(target_os = "linux")]
+    group: Option<crate::sys::sandbox::Group>,
 }
 
 /// What a message or its absence means.
 enum Heard {
     Ready(String),
+    /// A sign of life, with the milliseconds that the worker has been at one piece of work.
+    Alive(u32),
     Closed,
     Wrong(String),
 }
@@ -69,8 +77,11 @@ impl Parent {
         program: PathBuf,
         waiting: Option<Waiting>,
     ) -> io::Result<Parent> {
-        let caught = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD];
+        let caught = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR2, Signal::SIGCHLD];
         let place = |limit| Place { state: Supervised::new(limit), process: None };
+        let signals = Signals::install(&caught)?;
+        // A program that replaced another one begins with signals held back.
+        release()?;
         Ok(Parent {
             prepared,
             args,
@@ -78,13 +89,17 @@ impl Parent {
             program,
             waiting,
             started: Instant::now(),
-            signals: Signals::install(&caught)?,
+            signals,
             api: place(API_START_LIMIT),
             worker: place(WORKER_START_LIMIT),
+            watchdog: Watchdog::default(),
+            upgrading: false,
             generation: 0,
             ending: None,
             #[cfg(target_os = "freebsd")]
             jail: None,
+            #[cfg(target_os = "linux")]
+            group: None,
         })
     }
 
@@ -111,7 +126,9 @@ impl Parent {
             for role in [Role::Api, Role::Worker] {
                 self.look_after(role);
             }
+            self.watch();
             self.end_in_order();
+            self.upgrade_in_order();
         }
     }
 
@@ -126,6 +143,7 @@ impl Parent {
     fn wait(&self) {
         let now = self.started.elapsed();
         let deadlines = [&self.api, &self.worker].into_iter().filter_map(|p| p.state.deadline());
+        let deadlines = deadlines.chain(self.watchdog.deadline());
         let rest = deadlines.map(|d| d.saturating_sub(now)).fold(POLL_LIMIT, Duration::min);
         let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         for process in [&self.api, &self.worker].into_iter().filter_map(|p| p.process.as_ref()) {
@@ -159,6 +177,7 @@ impl Parent {
                 self.end(Exit::Ok);
             }
             Signal::SIGHUP => self.reload(),
+            Signal::SIGUSR2 => self.upgrade(),
             // A child's end is looked for in every round.
             _ => {}
         }
@@ -167,6 +186,7 @@ impl Parent {
     /// Begins the end: the api first, which needs the worker to finish what is stored.
     fn end(&mut self, exit: Exit) {
         if self.ending.is_none() {
+            self.upgrading = false;
             self.ending = Some(exit);
             self.event(Role::Api, Event::Stop);
         }
@@ -176,11 +196,62 @@ impl Parent {
     fn end_in_order(&mut self) {
         let worker_wanted = !matches!(
             self.worker.state.phase,
-            Phase::Down | Phase::Failed { .. } | Phase::Stopping { again: false, .. }
+            Phase::Down | Phase::Failed { .. } | Phase::Draining { again: false, .. }
         );
         if self.ending.is_some() && !self.api.state.is_running() && worker_wanted {
             self.event(Role::Worker, Event::Stop);
         }
+    }
+
+    /// Kills a worker that is ready and hangs.
+    fn watch(&mut self) {
+        let now = self.started.elapsed();
+        let limit = Duration::from_secs(self.prepared.config.worker.hang_seconds);
+        let verdict = self.watchdog.verdict(now, limit);
+        if let (Phase::Up, Some(why)) = (self.worker.state.phase, verdict) {
+            log::error!("worker hangs: {why}");
+            self.watchdog = Watchdog::default();
+            self.event(Role::Worker, Event::Hung);
+        }
+    }
+
+    /// Lets the program that now lies at this one's path take over, if it can run.
+    fn upgrade(&mut self) {
+        if self.ending.is_some() || self.upgrading {
+            return;
+        }
+        if let Err(why) = upgrade::check(&self.program, self.config_path.as_deref()) {
+            return log::error!("upgrade: {why}; this program goes on");
+        }
+        log::info!("upgrade: sessions are written down, then {} takes over", self.program.display());
+        self.upgrading = true;
+        self.event(Role::Worker, Event::Stop);
+    }
+
+    /// The worker leaves its snapshots, then the api writes them down, then this process is another program.
+    fn upgrade_in_order(&mut self) {
+        if !self.upgrading || self.ending.is_some() || self.worker.state.is_running() {
+            return;
+        }
+        if self.api.state.is_running() {
+            if !matches!(self.api.state.phase, Phase::Draining { again: false, .. }) {
+                self.event(Role::Api, Event::Stop);
+            }
+            return;
+        }
+        #[cfg(target_os = "freebsd")]
+        {
+            self.jail = None;
+        }
+        #[cfg(target_os = "linux")]
+        {
+            self.group = None;
+        }
+        let error = upgrade::exec(&self.program, &self.args, self.config_path.as_deref(), &self.prepared);
+        log::error!("upgrade: {}: {error}; this program goes on", self.program.display());
+        self.upgrading = false;
+        self.event(Role::Api, Event::Start);
+        self.event(Role::Worker, Event::Start);
     }
 
     /// Log lines, messages, the end of the process, deadlines.
@@ -188,11 +259,13 @@ impl Parent {
         // The real port, also where the configuration says 0.
         let address = self.prepared.http.local_addr().unwrap_or(self.prepared.config.http.listen);
         let place = self.place(role);
-        let mut events = Vec::new();
+        let (mut events, mut beats) = (Vec::new(), Vec::new());
         if let Some(process) = &mut place.process {
             process.relay_log();
-            if process.link_open && readable(&process.link) {
+            process.keep_going();
+            while process.link_open && readable(&process.link) {
                 match hear(role, &process.link) {
+                    Heard::Alive(busy_ms) => beats.push(busy_ms),
                     Heard::Ready(summary) => {
                         match role {
                             Role::Api => log::info!("api is ready: http://{address}/"),
@@ -214,6 +287,8 @@ impl Parent {
             }
         }
         events.push(Event::Tick);
+        let now = self.started.elapsed();
+        beats.into_iter().for_each(|busy_ms| self.watchdog.beat(now, busy_ms));
         for event in events {
             self.event(role, event);
             if event == Event::Ready {
@@ -254,15 +329,17 @@ impl Parent {
     }
 
     fn drain(&mut self, role: Role) {
-        let again = matches!(self.place(role).state.phase, Phase::Stopping { again: true, .. });
-        if role == Role::Worker && again {
-            self.tell_worker_down("it restarts with a new configuration".to_string(), true);
+        let again = matches!(self.place(role).state.phase, Phase::Draining { again: true, .. });
+        if role == Role::Worker && (again || self.upgrading) {
+            let what = if again { "a new configuration" } else { "a new program" };
+            self.tell_worker_down(format!("it restarts with {what}"), true);
         }
+        let api = if self.upgrading { ToApi::HandOver } else { ToApi::Drain };
         let Some(process) = &mut self.place(role).process else {
             return;
         };
         let told = match role {
-            Role::Api => process.link.send(&ToApi::Drain, &[]),
+            Role::Api => process.link.send(&api, &[]),
             Role::Worker => process.link.send(&ToWorkerFromParent::Drain, &[]),
         };
         if let Err(e) = told {
@@ -320,7 +397,7 @@ impl Parent {
         process.link.send(&start, &[self.prepared.http.as_fd(), self.prepared.local.listener.as_fd()])?;
         if let Some(worker) = &self.worker.process {
             let (ours, theirs) = Link::pair()?;
-            process.link.send(&ToApi::WorkerUp { generation: self.generation }, &[ours.as_fd()])?;
+            process.link.send(&ToApi::WorkerUp { generation: self.generation, pid: worker.pid() }, &[ours.as_fd()])?;
             worker.link.send(&ToWorkerFromParent::NewApi, &[theirs.as_fd()])?;
         }
         self.api.process = Some(process);
@@ -346,11 +423,21 @@ impl Parent {
             return self.wire_worker(process);
         }
         let process = RoleProcess::spawn(Role::Worker, &self.program, log::max_level(), &extra)?;
+        #[cfg(target_os = "linux")]
+        if self.prepared.user.is_some() {
+            // The old group goes first: its name is that of the new one.
+            self.group = None;
+            self.group = crate::sys::sandbox::Group::create(&self.prepared.config.limits)?;
+            if let Some(group) = &self.group {
+                group.add(process.pid())?;
+            }
+        }
         self.wire_worker(process)
     }
 
     fn wire_worker(&mut self, process: RoleProcess) -> io::Result<()> {
         self.generation += 1;
+        self.watchdog = Watchdog::default();
         log::info!("worker {} is process {}", self.generation, process.pid());
         let (api_end, worker_end) = Link::pair()?;
         let start = ToWorkerFromParent::Start {
@@ -359,10 +446,11 @@ impl Parent {
             sandbox: self.sandbox_words(),
         };
         process.link.send(&start, &[worker_end.as_fd()])?;
+        let up = ToApi::WorkerUp { generation: self.generation, pid: process.pid() };
         self.worker.process = Some(process);
         // An api that is away gets its own link when it is back.
         if let Some(api) = &self.api.process
-            && let Err(e) = api.link.send(&ToApi::WorkerUp { generation: self.generation }, &[api_end.as_fd()])
+            && let Err(e) = api.link.send(&up, &[api_end.as_fd()])
         {
             log::warn!("api: {e}");
         }
@@ -379,9 +467,11 @@ impl Parent {
 
     /// Takes a new configuration if it is right, and goes on with the old one if it is not.
     fn reload(&mut self) {
-        if self.ending.is_some() {
+        if self.ending.is_some() || self.upgrading {
             return;
         }
+        // Also without a change: newsyslog(8) has moved the file away and waits for this.
+        start_log(&self.prepared.config, &self.args);
         let old = &self.prepared.config;
         let read = config::reload(old, self.config_path.as_deref()).and_then(|(mut new, told)| {
             new.model.path = config::resolve_model(&new, &self.program)?;
@@ -398,8 +488,7 @@ impl Parent {
         }
         self.prepared.config = new;
         if changes.reload_log {
-            let output = if self.args.foreground { None } else { syslog(&self.prepared.config) };
-            init_parent(output.unwrap_or(Output::Stderr), level(&self.prepared.config, self.args.verbose));
+            start_log(&self.prepared.config, &self.args);
         }
         let failed = matches!(self.worker.state.phase, Phase::Failed { .. });
         if changes.restart_worker || failed {
@@ -422,9 +511,12 @@ fn readable(link: &Link) -> bool {
 fn hear(role: Role, link: &Link) -> Heard {
     let ready = match role {
         Role::Api => link.recv::<FromApi>().map(|m| m.map(|(FromApi::Ready { build }, _)| (build, String::new()))),
-        Role::Worker => link
-            .recv::<FromWorkerToParent>()
-            .map(|m| m.map(|(FromWorkerToParent::Ready { build, summary }, _)| (build, summary))),
+        Role::Worker => match link.recv::<FromWorkerToParent>() {
+            Ok(Some((FromWorkerToParent::Alive { busy_ms }, _))) => return Heard::Alive(busy_ms),
+            Ok(Some((FromWorkerToParent::Ready { build, summary }, _))) => Ok(Some((build, summary))),
+            Ok(None) => Ok(None),
+            Err(e) => Err(e),
+        },
     };
     match ready {
         Ok(Some((build, summary))) if build == build_id() => Heard::Ready(summary),

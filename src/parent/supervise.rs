@@ -8,11 +8,20 @@
 //!    | exited           |   |           |
 //!    |           crash  +-> Backoff <---+        more than RESTARTS_MAX crashes within
 //!    |                  |                        RESTART_WINDOW, or an exit that another
-//!   Stopping <----------+ stop           Failed  try cannot mend (see `crate::exit`)
+//!   Draining <----------+ stop           Failed  try cannot mend (see `crate::exit`)
 //! ```
 //!
 //! A crash is a signal or any exit code that is not permanent. The first restart is at once, so that a killed worker is
-//! back before its viewers notice; each further one within the window waits twice as long.
+//! back before its viewers notice; each further one within the window waits twice as long. A crash of a role that had
+//! been ready for [`STABLE_AFTER`] begins a new count.
+//!
+//! | what happened | how it shows | what follows |
+//! | --- | --- | --- |
+//! | killed, a bug, out of memory (the kernel's) | signal | starts again, sessions go on |
+//! | the device was lost, its memory is full | `EX_TEMPFAIL` | starts again, sessions go on |
+//! | it hangs | the watchdog: [`Event::Hung`] | killed, starts again, sessions go on |
+//! | damaged weights, no model, wrong configuration, no rights | `EX_DATAERR`, `EX_NOINPUT`, `EX_CONFIG`, `EX_NOPERM` | stays down |
+//! | too many crashes | the count | stays down until SIGHUP |
 
 use std::time::Duration;
 
@@ -23,6 +32,9 @@ use crate::exit::Exit;
 pub const RESTARTS_MAX: usize = 5;
 /// The time over which crashes are counted.
 pub const RESTART_WINDOW: Duration = Duration::from_secs(60);
+/// A role that was ready for this long before it died is no role that cannot work: its death does not count, and it is
+/// started again at once.
+pub const STABLE_AFTER: Duration = Duration::from_secs(5);
 /// Wait before the second restart within the window; the third waits twice as long, and so on.
 pub const BACKOFF_FIRST: Duration = Duration::from_millis(250);
 /// A role that is asked to end and does not is killed after this: below the 90 s that rc.shutdown(8) grants.
@@ -73,7 +85,7 @@ pub enum Phase {
     /// Not running; started again at that time.
     Backoff { until: Now },
     /// Asked to end; killed if it has not by then. `again`: to be started afterwards with another configuration.
-    Stopping { until: Now, again: bool },
+    Draining { until: Now, again: bool },
     /// Not running, and nothing but a new configuration changes that. `end` is how it last ended.
     Failed { end: End },
 }
@@ -91,6 +103,8 @@ pub enum Event {
     Stop,
     /// Its configuration changed.
     Restart,
+    /// It lives and does nothing.
+    Hung,
     /// Time passed.
     Tick,
 }
@@ -116,6 +130,8 @@ pub struct Supervised {
     pub was_up: bool,
     /// How long a start may take.
     start_limit: Duration,
+    /// When the process that runs was ready.
+    ready_at: Option<Now>,
     /// Times of the crashes within the window.
     crashes: Vec<Now>,
 }
@@ -123,20 +139,20 @@ pub struct Supervised {
 impl Supervised {
     /// A role that is down. `start_limit`: how long it may take to be ready.
     pub fn new(start_limit: Duration) -> Supervised {
-        Supervised { phase: Phase::Down, was_up: false, start_limit, crashes: Vec::new() }
+        Supervised { phase: Phase::Down, was_up: false, start_limit, ready_at: None, crashes: Vec::new() }
     }
 
     /// The time at which [`Event::Tick`] would do something.
     pub fn deadline(&self) -> Option<Now> {
         match self.phase {
-            Phase::Starting { until } | Phase::Backoff { until } | Phase::Stopping { until, .. } => Some(until),
+            Phase::Starting { until } | Phase::Backoff { until } | Phase::Draining { until, .. } => Some(until),
             Phase::Down | Phase::Up | Phase::Failed { .. } => None,
         }
     }
 
     /// True if its process exists.
     pub fn is_running(&self) -> bool {
-        matches!(self.phase, Phase::Starting { .. } | Phase::Up | Phase::Stopping { .. })
+        matches!(self.phase, Phase::Starting { .. } | Phase::Up | Phase::Draining { .. })
     }
 
     fn starting(&self, now: Now) -> (Phase, Vec<Action>) {
@@ -147,7 +163,7 @@ impl Supervised {
 /// The table: the next state and what to do. Pure.
 pub fn step(role: &Supervised, event: Event, now: Now) -> (Supervised, Vec<Action>) {
     let mut next = role.clone();
-    let stopping = |again| (Phase::Stopping { until: now + STOP_LIMIT, again }, vec![Action::Drain]);
+    let stopping = |again| (Phase::Draining { until: now + STOP_LIMIT, again }, vec![Action::Drain]);
     let (phase, actions) = match (role.phase, event) {
         (Phase::Down | Phase::Failed { .. }, Event::Start | Event::Restart) => {
             next.crashes.clear();
@@ -158,12 +174,14 @@ pub fn step(role: &Supervised, event: Event, now: Now) -> (Supervised, Vec<Actio
 
         (Phase::Starting { .. }, Event::Ready) => {
             next.was_up = true;
+            next.ready_at = Some(now);
             (Phase::Up, vec![])
         }
         (Phase::Starting { until }, Event::Tick) if now >= until => (role.phase, vec![Action::Kill]),
         (Phase::Starting { .. } | Phase::Up, Event::Exited(end)) => lost(&mut next, end, now),
         (Phase::Starting { .. } | Phase::Up, Event::Stop) => stopping(false),
         (Phase::Starting { .. } | Phase::Up, Event::Restart) => stopping(true),
+        (Phase::Up, Event::Hung) => (Phase::Up, vec![Action::Kill]),
         (Phase::Starting { .. } | Phase::Up, _) => (role.phase, vec![]),
 
         (Phase::Backoff { until }, Event::Tick) if now >= until => role.starting(now),
@@ -171,24 +189,30 @@ pub fn step(role: &Supervised, event: Event, now: Now) -> (Supervised, Vec<Actio
         (Phase::Backoff { .. }, Event::Stop) => (Phase::Down, vec![]),
         (Phase::Backoff { .. }, _) => (role.phase, vec![]),
 
-        (Phase::Stopping { again: true, .. }, Event::Exited(_)) => role.starting(now),
-        (Phase::Stopping { again: false, .. }, Event::Exited(_)) => (Phase::Down, vec![]),
-        (Phase::Stopping { until, again }, Event::Tick) if now >= until => {
+        (Phase::Draining { again: true, .. }, Event::Exited(_)) => role.starting(now),
+        (Phase::Draining { again: false, .. }, Event::Exited(_)) => (Phase::Down, vec![]),
+        (Phase::Draining { until, again }, Event::Tick) if now >= until => {
             // Kill again at the next deadline in the unlikely case that it takes that long to die.
-            (Phase::Stopping { until: now + STOP_LIMIT, again }, vec![Action::Kill])
+            (Phase::Draining { until: now + STOP_LIMIT, again }, vec![Action::Kill])
         }
-        (Phase::Stopping { until, .. }, Event::Stop) => (Phase::Stopping { until, again: false }, vec![]),
-        (Phase::Stopping { until, .. }, Event::Restart | Event::Start) => {
-            (Phase::Stopping { until, again: true }, vec![])
+        (Phase::Draining { until, .. }, Event::Stop) => (Phase::Draining { until, again: false }, vec![]),
+        (Phase::Draining { until, .. }, Event::Restart | Event::Start) => {
+            (Phase::Draining { until, again: true }, vec![])
         }
-        (Phase::Stopping { .. }, _) => (role.phase, vec![]),
+        (Phase::Draining { .. }, _) => (role.phase, vec![]),
     };
+    if matches!(phase, Phase::Starting { .. }) && phase != role.phase {
+        next.ready_at = None;
+    }
     next.phase = phase;
     (next, actions)
 }
 
 /// The process of a role that is wanted is gone.
 fn lost(next: &mut Supervised, end: End, now: Now) -> (Phase, Vec<Action>) {
+    if next.ready_at.take().is_some_and(|ready| now.saturating_sub(ready) >= STABLE_AFTER) {
+        next.crashes.clear();
+    }
     next.crashes.retain(|&at| now.saturating_sub(at) < RESTART_WINDOW);
     next.crashes.push(now);
     let crashes = next.crashes.len();
@@ -225,37 +249,39 @@ mod tests {
     fn the_whole_table() {
         use Event::*;
         let starting = Phase::Starting { until: NOW + LIMIT };
-        let stopping = |again| Phase::Stopping { until: NOW + STOP_LIMIT, again };
+        let stopping = |again| Phase::Draining { until: NOW + STOP_LIMIT, again };
         let failed = Phase::Failed { end: BAD_CONFIG };
         let (spawn, drain, kill) = (vec![Action::Spawn], vec![Action::Drain], vec![Action::Kill]);
         let crash = vec![Action::Lost { end: KILLED, retry: true }, Action::Spawn];
         let gone = vec![Action::Lost { end: BAD_CONFIG, retry: false }];
         let none = Vec::new;
-        let events = [Start, Ready, Exited(KILLED), Exited(BAD_CONFIG), Stop, Restart, Tick];
+        let events = [Start, Ready, Exited(KILLED), Exited(BAD_CONFIG), Stop, Restart, Tick, Hung];
         let keep = |p: Phase| (p, none());
         let alive = |p: Phase, ready: Phase, tick: Vec<Action>| {
             let crashed = (starting, crash.clone());
             let stop = (stopping(false), drain.clone());
             let restart = (stopping(true), drain.clone());
-            [keep(p), keep(ready), crashed, (failed, gone.clone()), stop, restart, (p, tick)]
+            let hung = (p, if p == Phase::Up { kill.clone() } else { none() });
+            [keep(p), keep(ready), crashed, (failed, gone.clone()), stop, restart, (p, tick), hung]
         };
         let down = |p: Phase| {
             let (start, stop) = ((starting, spawn.clone()), keep(Phase::Down));
-            [start.clone(), keep(p), keep(p), keep(p), stop, start, keep(p)]
+            [start.clone(), keep(p), keep(p), keep(p), stop, start, keep(p), keep(p)]
         };
         let backoff = |p: Phase, tick: (Phase, Vec<Action>)| {
-            [keep(p), keep(p), keep(p), keep(p), keep(Phase::Down), (starting, spawn.clone()), tick]
+            [keep(p), keep(p), keep(p), keep(p), keep(Phase::Down), (starting, spawn.clone()), tick, keep(p)]
         };
         let ending = |until: Now, again: bool, tick: (Phase, Vec<Action>)| {
-            let p = |again| Phase::Stopping { until, again };
+            let p = |again| Phase::Draining { until, again };
             let exited = if again { (starting, spawn.clone()) } else { keep(Phase::Down) };
-            [keep(p(true)), keep(p(again)), exited.clone(), exited, keep(p(false)), keep(p(true)), tick]
+            let same = keep(p(again));
+            [keep(p(true)), same.clone(), exited.clone(), exited, keep(p(false)), keep(p(true)), tick, same]
         };
         let soon = Phase::Starting { until: LATER };
         let late = Phase::Starting { until: EARLIER };
         let wait = Phase::Backoff { until: LATER };
         let over = Phase::Backoff { until: EARLIER };
-        let end = |again| Phase::Stopping { until: LATER, again };
+        let end = |again| Phase::Draining { until: LATER, again };
         let table = [
             (Phase::Down, down(Phase::Down)),
             (failed, down(failed)),
@@ -266,7 +292,7 @@ mod tests {
             (over, backoff(over, (starting, spawn.clone()))),
             (end(false), ending(LATER, false, keep(end(false)))),
             (end(true), ending(LATER, true, keep(end(true)))),
-            (Phase::Stopping { until: EARLIER, again: false }, ending(EARLIER, false, (stopping(false), kill.clone()))),
+            (Phase::Draining { until: EARLIER, again: false }, ending(EARLIER, false, (stopping(false), kill.clone()))),
         ];
         for (phase, row) in table {
             for (event, (next, actions)) in events.into_iter().zip(row) {
@@ -298,6 +324,14 @@ mod tests {
         }
         assert_eq!(waits.len(), RESTARTS_MAX - 1);
         assert!(waits.iter().zip(waits.iter().skip(1)).all(|(a, b)| *b == *a * 2));
+        // One that works for a while each time is started again at once, however often.
+        let mut role = step(&Supervised::new(LIMIT), Event::Start, NOW).0;
+        for life in 1..20 {
+            role = step(&role, Event::Ready, NOW + STABLE_AFTER * (life - 1)).0;
+            let (next, actions) = step(&role, Event::Exited(KILLED), NOW + STABLE_AFTER * life);
+            assert!(actions.contains(&Action::Spawn), "{actions:?}");
+            role = next;
+        }
         // A crash a minute goes on for ever, each restart at once.
         let mut role = step(&Supervised::new(LIMIT), Event::Start, NOW).0;
         for minute in 1..20 {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::api::{Vocabulary, WorkerStats};
 
 /// Raised whenever a message below changes.
-pub const LINK_VERSION: u32 = 1;
+pub const LINK_VERSION: u32 = 2;
 
 /// Identity of a build: package version and link version.
 pub fn build_id() -> String {
@@ -38,6 +38,8 @@ pub struct OpenSession {
     pub from_snapshot: bool,
     /// A continuation after a crash keeps its tick numbers; one that a client asked for begins at 0.
     pub keep_tick: bool,
+    /// No frame of a session that is played has a lower number: viewers may have seen frames that no snapshot tells of.
+    pub tick_min: u64,
 }
 
 /// The structured part of an instruction; the words are the model's.
@@ -76,6 +78,11 @@ pub enum FromWorker {
         build: String,
         about: Box<AboutWorker>,
     },
+    /// A session that was open when the last api ended; as many as `AboutWorker::kept` follow the greeting.
+    /// Descriptor: its frame ring with a snapshot of its last frame, read-only.
+    Kept {
+        session: SessionNumber,
+    },
     /// Descriptor: the session's frame ring, read-only.
     Opened {
         session: SessionNumber,
@@ -109,7 +116,8 @@ pub enum FromWorker {
 /// What a worker is, told once.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AboutWorker {
-    pub pid: u32,
+    /// Sessions that it kept for this api, see `FromWorker::Kept`.
+    pub kept: u32,
     pub device: String,
     pub device_kind: String,
     pub device_why: String,
@@ -126,12 +134,14 @@ pub struct AboutWorker {
 pub enum ToApi {
     /// Descriptors: the HTTP listener, then the Unix socket's listener.
     Start { build: String, config: Box<crate::config::Config>, sandbox: String },
-    /// A worker runs. Descriptor: the link to it.
-    WorkerUp { generation: u32 },
+    /// A worker runs as process `pid`, which it may not know itself. Descriptor: the link to it.
+    WorkerUp { generation: u32, pid: u32 },
     /// The worker is gone; `reason` is what the log says; `retry` tells whether another one follows.
     WorkerDown { generation: u32, reason: String, retry: bool },
     /// Finish what is stored, refuse what is new, then exit.
     Drain,
+    /// Another api takes over: write down every session as it is and exit, ending none.
+    HandOver,
 }
 
 /// From the api to the parent: a closed set, checked again on arrival.
@@ -157,4 +167,7 @@ pub enum ToWorkerFromParent {
 pub enum FromWorkerToParent {
     /// The model is loaded. One line for the log: device and why.
     Ready { build: String, summary: String },
+    /// Told several times a second by a thread of its own; `busy_ms`: for how long the engine's thread has been at one
+    /// piece of work, 0 while it waits.
+    Alive { busy_ms: u32 },
 }

@@ -7,16 +7,23 @@
 //!   ID.mp4.partial               a generation that runs, or rubbish of a crash
 //! ```
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Draft, Generation, Object, Store, StoreError, is_id, private_file};
+use crate::sys::dir::Dir;
+
+/// A description is a page of text at the most; anything longer is something else.
+const DESCRIPTION_BYTES_MAX: u64 = 1 << 20;
+
+/// Name of the folder below the state directory.
+const FOLDER: &str = "generations";
 
 /// A [`Store`] in a folder of the local file system.
 pub struct FolderStore {
-    folder: PathBuf,
+    folder: Dir,
     kept_max: usize,
     /// Sorted by creation, the oldest first.
     index: Mutex<Vec<Arc<Generation>>>,
@@ -27,21 +34,26 @@ impl FolderStore {
     ///
     /// `kept_max` is the number of generations that [`Store::commit`] keeps. Errors: `File`.
     pub fn open(state_directory: &Path, kept_max: usize) -> Result<FolderStore, StoreError> {
-        let folder = state_directory.join("generations");
-        fs::create_dir_all(&folder).map_err(|e| file_error("create", &folder, e))?;
-        let names = file_names(&folder)?;
+        let state = Dir::open(state_directory).map_err(|e| file_error("open", state_directory, e))?;
+        FolderStore::open_in(&state, kept_max)
+    }
+
+    /// Likewise, in a state directory that is open already.
+    pub fn open_in(state: &Dir, kept_max: usize) -> Result<FolderStore, StoreError> {
+        let folder = state.folder(FOLDER).map_err(|e| file_error("create", &state.path().join(FOLDER), e))?;
+        let names = folder.names().map_err(|e| file_error("read", folder.path(), e))?;
         let mut found = Vec::new();
         for id in names.iter().filter_map(|n| n.strip_suffix(".json")).filter(|id| is_id(id)) {
-            match read_description(&folder.join(format!("{id}.json"))) {
+            match read_description(&folder, &format!("{id}.json")) {
                 Some(generation) if generation.id == id => found.push(Arc::new(generation)),
-                _ => log::warn!("{}/{id}.json does not describe a generation; left alone", folder.display()),
+                _ => log::warn!("{}/{id}.json does not describe a generation; left alone", folder.path().display()),
             }
         }
         found.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
         for name in &names {
             let described = name.get(..32).is_some_and(|id| names.iter().any(|n| *n == format!("{id}.json")));
             if name.ends_with(".partial") || (is_object(name) && !described) {
-                let _ = fs::remove_file(folder.join(name));
+                let _ = folder.remove(name);
             }
         }
         Ok(FolderStore { folder, kept_max: kept_max.max(1), index: Mutex::new(found) })
@@ -52,16 +64,16 @@ impl FolderStore {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn path(&self, id: &str, extension: &str) -> PathBuf {
-        self.folder.join(format!("{id}.{extension}"))
-    }
-
     /// The description goes first: a crash in between leaves rubbish that the next start removes, never half a clip.
     fn remove(&self, id: &str) {
-        let _ = fs::remove_file(self.path(id, "json"));
+        let _ = self.folder.remove(&file_name(id, "json"));
         for object in Object::ALL {
-            let _ = fs::remove_file(self.path(id, object.extension()));
+            let _ = self.folder.remove(&file_name(id, object.extension()));
         }
+    }
+
+    fn failed(&self, action: &'static str, name: &str, source: std::io::Error) -> StoreError {
+        file_error(action, &self.folder.path().join(name), source)
     }
 }
 
@@ -96,8 +108,8 @@ impl Store for FolderStore {
         if self.get(id).is_none() {
             return Err(StoreError::Unknown(id.to_string()));
         }
-        let path = self.path(id, object.extension());
-        File::open(&path).map_err(|e| file_error("open", &path, e))
+        let name = file_name(id, object.extension());
+        self.folder.file(&name).map_err(|e| self.failed("open", &name, e))
     }
 }
 
@@ -106,31 +118,29 @@ impl FolderStore {
     fn publish(&self, draft: &Draft, generation: &Generation) -> Result<(), StoreError> {
         for object in &draft.created {
             let partial = draft.partial(*object);
-            let sync = File::open(&partial).and_then(|f| f.sync_all());
-            sync.map_err(|e| file_error("write", &partial, e))?;
-            let path = self.path(&draft.id, object.extension());
-            fs::rename(&partial, &path).map_err(|e| file_error("rename", &path, e))?;
+            let sync = self.folder.file(&partial).and_then(|f| f.sync_all());
+            sync.map_err(|e| self.failed("write", &partial, e))?;
+            let name = file_name(&draft.id, object.extension());
+            self.folder.rename(&partial, &name).map_err(|e| self.failed("rename", &name, e))?;
         }
         let text = serde_json::to_vec_pretty(generation)
             .map_err(|source| StoreError::Describe { id: generation.id.clone(), source })?;
-        let partial = self.path(&draft.id, "json.partial");
-        let path = self.path(&draft.id, "json");
-        let mut file = private_file(&partial)?;
-        file.write_all(&text).and_then(|()| file.sync_all()).map_err(|e| file_error("write", &partial, e))?;
-        fs::rename(&partial, &path).map_err(|e| file_error("rename", &path, e))?;
+        let partial = file_name(&draft.id, "json.partial");
+        let name = file_name(&draft.id, "json");
+        let mut file = private_file(&self.folder, &partial)?;
+        file.write_all(&text).and_then(|()| file.sync_all()).map_err(|e| self.failed("write", &partial, e))?;
+        self.folder.rename(&partial, &name).map_err(|e| self.failed("rename", &name, e))?;
         // Without this the renames may not outlive a power failure.
-        File::open(&self.folder).and_then(|f| f.sync_all()).map_err(|e| file_error("sync", &self.folder, e))?;
-        Ok(())
+        self.folder.sync().map_err(|e| file_error("sync", self.folder.path(), e))
     }
+}
+
+fn file_name(id: &str, extension: &str) -> String {
+    format!("{id}.{extension}")
 }
 
 fn file_error(action: &'static str, path: &Path, source: std::io::Error) -> StoreError {
     StoreError::File { action, path: path.to_path_buf(), source }
-}
-
-fn file_names(folder: &Path) -> Result<Vec<String>, StoreError> {
-    let entries = fs::read_dir(folder).map_err(|e| file_error("read", folder, e))?;
-    Ok(entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect())
 }
 
 fn is_object(name: &str) -> bool {
@@ -138,13 +148,15 @@ fn is_object(name: &str) -> bool {
     Object::ALL.iter().any(object)
 }
 
-fn read_description(path: &Path) -> Option<Generation> {
-    serde_json::from_slice(&fs::read(path).ok()?).ok()
+fn read_description(folder: &Dir, name: &str) -> Option<Generation> {
+    serde_json::from_slice(&folder.read(name, DESCRIPTION_BYTES_MAX).ok()?).ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
+    use std::path::PathBuf;
 
     /// A folder under the system's temporary one, removed when dropped.
     struct Scratch(PathBuf);
@@ -153,6 +165,7 @@ mod tests {
         fn new(name: &str) -> Scratch {
             let path = std::env::temp_dir().join(format!("gamegend-store-{name}-{}", std::process::id()));
             let _ = fs::remove_dir_all(&path);
+            fs::create_dir_all(&path).expect("a temporary directory");
             Scratch(path)
         }
     }
@@ -213,15 +226,15 @@ mod tests {
         let store = FolderStore::open(&scratch.0, 2).expect("the folder can be made");
         let mut draft = store.begin(&generation(7).id).expect("the id is well formed");
         draft.create(Object::Video).expect("folder");
-        assert_eq!(file_names(&store.folder).expect("folder").len(), 1);
+        assert_eq!(store.folder.names().expect("folder").len(), 1);
         drop(draft);
-        assert_eq!(file_names(&store.folder).expect("folder"), Vec::<String>::new());
+        assert_eq!(store.folder.names().expect("folder"), Vec::<String>::new());
         for name in [format!("{}.mp4", generation(8).id), format!("{}.jpg.partial", generation(9).id)] {
-            fs::write(store.folder.join(name), b"x").expect("disk");
+            fs::write(store.folder.path().join(name), b"x").expect("disk");
         }
-        fs::write(store.folder.join("notes.txt"), b"somebody's").expect("disk");
+        fs::write(store.folder.path().join("notes.txt"), b"somebody's").expect("disk");
         drop(FolderStore::open(&scratch.0, 2).expect("the folder exists"));
-        assert_eq!(file_names(&scratch.0.join("generations")).expect("folder"), ["notes.txt"]);
+        assert_eq!(Dir::open(&scratch.0.join("generations")).and_then(|d| d.names()).expect("folder"), ["notes.txt"]);
     }
 
     #[test]

@@ -13,6 +13,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::sys::dir::Dir;
+
 /// What is told about a stored generation; its file is `ID.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Generation {
@@ -96,21 +98,20 @@ pub trait Store: Send + Sync {
 #[derive(Debug)]
 pub struct Draft {
     id: String,
-    folder: PathBuf,
+    folder: Dir,
     created: Vec<Object>,
 }
 
 impl Draft {
     /// Creates the file of an object, empty, readable by the daemon's user only.
     pub fn create(&mut self, object: Object) -> Result<File, StoreError> {
-        let path = self.partial(object);
-        let file = private_file(&path)?;
+        let file = private_file(&self.folder, &self.partial(object))?;
         self.created.push(object);
         Ok(file)
     }
 
-    fn partial(&self, object: Object) -> PathBuf {
-        self.folder.join(format!("{}.{}.partial", self.id, object.extension()))
+    fn partial(&self, object: Object) -> String {
+        format!("{}.{}.partial", self.id, object.extension())
     }
 }
 
@@ -119,7 +120,7 @@ impl Drop for Draft {
         for object in &self.created {
             // After a commit the partial names are gone already; a file that cannot be removed now is removed at the
             // next start.
-            let _ = std::fs::remove_file(self.partial(*object));
+            let _ = self.folder.remove(&self.partial(*object));
         }
     }
 }
@@ -129,9 +130,6 @@ pub fn is_id(id: &str) -> bool {
     id.len() == 32 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-fn private_file(path: &std::path::Path) -> Result<File, StoreError> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let mut options = File::options();
-    options.write(true).read(true).create(true).truncate(true).mode(0o600);
-    options.open(path).map_err(|source| StoreError::File { action: "create", path: path.to_path_buf(), source })
+fn private_file(folder: &Dir, name: &str) -> Result<File, StoreError> {
+    folder.create(name).map_err(|source| StoreError::File { action: "create", path: folder.path().join(name), source })
 }

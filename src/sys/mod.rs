@@ -3,6 +3,7 @@
 //! Every role may use this folder; it knows nothing of models, HTTP or Vulkan. One of the few rooms where `unsafe` is
 //! allowed: callers get safe functions, and each block states the callee's requirement.
 
+pub mod dir;
 pub mod link;
 pub mod log;
 pub mod pidfile;

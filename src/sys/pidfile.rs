@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -52,6 +53,20 @@ impl PidFile {
         }
     }
 
+    /// Goes on with a file that is open and locked already: the lock belongs to the open file, so it is taken without
+    /// a moment in which nobody has it.
+    ///
+    /// Errors: `Running` if the file is locked by somebody else after all, `Io` if `path` leads to another file.
+    pub fn adopt(fd: OwnedFd, path: &Path) -> Result<PidFile, PidFileError> {
+        let failed = |source| PidFileError::Io { path: path.to_path_buf(), source };
+        match Flock::lock(File::from(fd), FlockArg::LockExclusiveNonblock) {
+            Ok(lock) if is_at(&lock, path) => Ok(PidFile { path: path.to_path_buf(), lock }),
+            Ok(_) => Err(failed(io::Error::new(io::ErrorKind::NotFound, "another file lies there now"))),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(PidFileError::Running { pid: None }),
+            Err((_, errno)) => Err(failed(errno.into())),
+        }
+    }
+
     /// Writes the number of this process.
     pub fn write(&mut self) -> io::Result<()> {
         self.lock.set_len(0)?;
@@ -65,6 +80,12 @@ fn is_at(file: &File, path: &Path) -> bool {
     match (file.metadata(), std::fs::metadata(path)) {
         (Ok(open), Ok(named)) => (open.dev(), open.ino()) == (named.dev(), named.ino()),
         _ => false,
+    }
+}
+
+impl AsFd for PidFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.lock.as_fd()
     }
 }
 

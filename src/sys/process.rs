@@ -1,7 +1,7 @@
 //! What a process is to the system: its title, its open descriptors, its tie to the parent.
 
 use std::io;
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::unistd::Pid;
@@ -34,11 +34,41 @@ pub fn inherited_link(fd: RawFd) -> Result<OwnedFd, StartError> {
     // SAFETY: from_raw_fd needs an open descriptor that nobody else owns: it was just found open, standard streams are
     // excluded, and this process has opened nothing but them so far.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    set_inherited(&fd, false).map_err(|_| StartError::NoLink(expected[3]))?;
+    set_inherited(fd.as_fd(), false).map_err(|_| StartError::NoLink(expected[3]))?;
     match nix::sys::socket::getsockopt(&fd, nix::sys::socket::sockopt::SockType) {
         Ok(nix::sys::socket::SockType::Stream) => Ok(fd),
         _ => Err(StartError::NoLink(expected[3])),
     }
+}
+
+/// Takes over a descriptor by its number, for a program that replaced another one in the same process: nobody else in
+/// it can own one that it was told of on its command line. To be called once for each number, before anything else
+/// opens a descriptor.
+///
+/// Errors: `NotFound` if it is a standard stream or not open.
+pub fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
+    if fd < 3 || !open_descriptors().contains(&fd) {
+        return Err(io::Error::new(io::ErrorKind::NotFound, format!("descriptor {fd} is not there to be taken over")));
+    }
+    // SAFETY: from_raw_fd needs an open descriptor that nobody else owns: it was just found open, and the caller says
+    // by its command line that it was left for this.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    set_inherited(fd.as_fd(), false)?;
+    Ok(fd)
+}
+
+/// Whether a child of this process was stopped by a signal since the last time this was asked. Its exit is left to be
+/// waited for.
+pub fn was_stopped(pid: u32) -> bool {
+    use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+    let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG;
+    matches!(waitid(Id::Pid(Pid::from_raw(pid as i32)), flags), Ok(WaitStatus::Stopped(..)))
+}
+
+/// Lets a stopped process run again.
+pub fn go_on(pid: u32) {
+    // It fails only for a process that is gone, whose end is seen otherwise.
+    let _ = nix::sys::signal::kill(Pid::from_raw(pid as i32), nix::sys::signal::Signal::SIGCONT);
 }
 
 /// Numbers of the open descriptors of this process, rising.
@@ -68,7 +98,7 @@ pub fn keep_descriptors_here() -> io::Result<()> {
 }
 
 /// Says whether a descriptor stays open over exec.
-pub fn set_inherited(fd: &OwnedFd, inherited: bool) -> io::Result<()> {
+pub fn set_inherited(fd: BorrowedFd<'_>, inherited: bool) -> io::Result<()> {
     let flags = if inherited { FdFlag::empty() } else { FdFlag::FD_CLOEXEC };
     fcntl(fd, FcntlArg::F_SETFD(flags))?;
     Ok(())

@@ -32,3 +32,61 @@ impl Rights {
         }
     }
 }
+
+/// What [`super::dir::Dir`] does with a folder and with what it opens there.
+pub fn folder() -> Rights {
+    Rights::new(&[
+        libc::CAP_LOOKUP,
+        libc::CAP_READ,
+        libc::CAP_WRITE,
+        libc::CAP_SEEK,
+        libc::CAP_MMAP_R,
+        libc::CAP_CREATE,
+        libc::CAP_FTRUNCATE,
+        libc::CAP_FSYNC,
+        libc::CAP_FSTAT,
+        libc::CAP_FSTATFS,
+        libc::CAP_FCNTL,
+        libc::CAP_MKDIRAT,
+        libc::CAP_UNLINKAT,
+        libc::CAP_RENAMEAT_SOURCE,
+        libc::CAP_RENAMEAT_TARGET,
+    ])
+}
+
+/// A listening socket and, since they inherit its rights, the connections that it accepts.
+pub fn listener() -> Rights {
+    Rights::new(&[
+        libc::CAP_ACCEPT,
+        libc::CAP_READ,
+        libc::CAP_WRITE,
+        libc::CAP_EVENT,
+        libc::CAP_SHUTDOWN,
+        libc::CAP_GETSOCKNAME,
+        libc::CAP_GETPEERNAME,
+        libc::CAP_GETSOCKOPT,
+        libc::CAP_SETSOCKOPT,
+        libc::CAP_FSTAT,
+        libc::CAP_FCNTL,
+        libc::CAP_IOCTL,
+    ])
+}
+
+/// A link to another role.
+pub fn link() -> Rights {
+    Rights::new(&[
+        libc::CAP_READ,
+        libc::CAP_WRITE,
+        libc::CAP_EVENT,
+        libc::CAP_SHUTDOWN,
+        libc::CAP_GETSOCKOPT,
+        libc::CAP_SETSOCKOPT,
+        libc::CAP_FSTAT,
+        libc::CAP_FCNTL,
+    ])
+}
+
+/// A standard stream.
+pub fn stream() -> Rights {
+    Rights::new(&[libc::CAP_READ, libc::CAP_WRITE, libc::CAP_FSTAT, libc::CAP_EVENT])
+}

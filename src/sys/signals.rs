@@ -47,6 +47,16 @@ impl Signals {
     }
 }
 
+/// Holds every signal back until [`release`], also over exec(2).
+pub fn hold() -> io::Result<()> {
+    Ok(nix::sys::signal::sigprocmask(nix::sys::signal::SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?)
+}
+
+/// Delivers signals again, those that were held back included.
+pub fn release() -> io::Result<()> {
+    Ok(nix::sys::signal::sigprocmask(nix::sys::signal::SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?)
+}
+
 impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.reader.as_fd()

@@ -12,7 +12,10 @@
 //! no file. Whatever comes over a link is checked again; an error of one session ends that session, an error of the
 //! device ends the process with `EX_TEMPFAIL`, and the parent starts another one.
 
+mod beat;
 pub mod engine;
+#[cfg(debug_assertions)]
+mod fault;
 mod model_engine;
 pub mod schedule;
 mod serve;

@@ -1,16 +1,18 @@
 //! The loop of the thread that owns the engine, and the threads that read links for it.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 
 use super::WorkerError;
+use super::beat::Beat;
 use super::engine::{Engine, chain};
 use super::schedule::Next;
 use super::sessions::{Outbox, Sessions};
-use crate::proto::link::{AboutWorker, FromWorker, ToWorker, ToWorkerFromParent, build_id};
+use crate::proto::link::{AboutWorker, FromWorker, SessionNumber, ToWorker, ToWorkerFromParent, build_id};
 use crate::sys::link::{Link, LinkError};
 
 /// Messages that wait for the engine's thread; a peer that sends more waits itself.
@@ -56,6 +58,11 @@ pub(super) struct Server<E: Engine> {
     events: Receiver<Event>,
     /// Kept for the readers of later links.
     sender: SyncSender<Event>,
+    /// Sessions of an api that is gone, for the next one.
+    kept: Vec<(SessionNumber, OwnedFd)>,
+    beat: Beat,
+    #[cfg(debug_assertions)]
+    faults: super::fault::Faults,
 }
 
 /// Forwards every message of `link` until it ends or nobody listens.
@@ -81,18 +88,36 @@ fn spawn_reader<T: DeserializeOwned + Send + 'static>(
 }
 
 impl<E: Engine> Server<E> {
-    /// Greets the api and starts to listen to both links. Errors: no thread can be started.
+    /// Greets the api and starts to listen to both links. `cache`: the folder that it may write. Errors: no thread can be
+    /// started.
     pub(super) fn new(
         sessions: Sessions<E>,
-        parent: Link,
-        api: Link,
+        (parent, api): (Link, Link),
         about: AboutWorker,
         clock: Instant,
+        cache: PathBuf,
     ) -> Result<Server<E>, WorkerError> {
         let (sender, events) = sync_channel(EVENTS_MAX);
+        let beat = Beat::start(parent.clone()).map_err(WorkerError::Thread)?;
         spawn_reader("parent link", parent, sender.clone(), Event::Parent)?;
         let none = Api { link: None, number: 0, greeted: false };
-        let mut server = Server { sessions, api: none, about, clock, events, sender };
+        #[cfg(debug_assertions)]
+        let faults = super::fault::Faults::new(cache);
+        #[cfg(not(debug_assertions))]
+        drop(cache);
+        let kept = Vec::new();
+        let mut server = Server {
+            sessions,
+            api: none,
+            about,
+            clock,
+            events,
+            sender,
+            kept,
+            beat,
+            #[cfg(debug_assertions)]
+            faults,
+        };
         server.attach(api)?;
         Ok(server)
     }
@@ -103,8 +128,12 @@ impl<E: Engine> Server<E> {
         let reader = link.try_clone().map_err(WorkerError::Thread)?;
         spawn_reader("api link", reader, self.sender.clone(), move |received| Event::Api(number, received))?;
         self.api = Api { link: Some(link), number, greeted: false };
-        let hello = FromWorker::Hello { build: build_id(), about: Box::new(self.about.clone()) };
-        self.api.send(hello, None);
+        let kept = std::mem::take(&mut self.kept);
+        let about = AboutWorker { kept: kept.len() as u32, ..self.about.clone() };
+        self.api.send(FromWorker::Hello { build: build_id(), about: Box::new(about) }, None);
+        for (session, ring) in kept {
+            self.api.send(FromWorker::Kept { session }, Some(ring.as_fd()));
+        }
         Ok(())
     }
 
@@ -119,7 +148,12 @@ impl<E: Engine> Server<E> {
             }
             match self.sessions.next(now()) {
                 Next::Done => return Ok(()),
-                Next::Tick(session) => self.sessions.tick(session, &now, &mut self.api)?,
+                Next::Tick(session) => {
+                    let _busy = self.beat.busy();
+                    #[cfg(debug_assertions)]
+                    self.faults.strike()?;
+                    self.sessions.tick(session, &now, &mut self.api)?;
+                }
                 Next::Wait(time) => self.wait(time)?,
                 Next::Idle => self.wait(Duration::MAX)?,
             }
@@ -159,15 +193,16 @@ impl<E: Engine> Server<E> {
         }
     }
 
-    /// Without their api sessions have no viewer and no name: they end, and their memory is free for those of the next.
+    /// Without their api sessions have no viewer: they stop, and what is needed to go on is kept for the next one.
     fn lose_api(&mut self, why: &str) {
         if !self.sessions.is_empty() {
-            log::warn!("{} sessions are closed: the api is gone: {why}", self.sessions.len());
+            log::warn!("{} sessions wait for the next api: this one is gone: {why}", self.sessions.len());
         }
         if let Some(link) = self.api.link.take() {
             link.close();
         }
-        self.sessions.close_all();
+        let kept = self.sessions.keep_all();
+        self.kept.extend(kept);
     }
 
     fn parent_said(&mut self, message: ToWorkerFromParent, fds: Vec<OwnedFd>) -> Result<(), WorkerError> {
@@ -206,6 +241,7 @@ impl<E: Engine> Server<E> {
             _ => {}
         }
         let clock = self.clock;
+        let _busy = self.beat.busy();
         Ok(self.sessions.handle(message, fds, &|| clock.elapsed(), &mut self.api)?)
     }
 }

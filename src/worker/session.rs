@@ -128,10 +128,11 @@ impl Start {
         if let Some(s) = &snapshot {
             fits(request, &s.about, facts)?;
         }
+        let tick = first_tick(request);
         if !request.keep_tick {
-            return Ok(Start { snapshot, ..Start::default() });
+            return Ok(Start { snapshot, tick, recovered: tick > 0 });
         }
-        let mut tick = snapshot.as_ref().map_or(0, |s| s.about.tick.saturating_add(1));
+        let mut tick = tick.max(snapshot.as_ref().map_or(0, |s| s.about.tick.saturating_add(1)));
         // Viewers of a live session have seen ticks after the snapshot: numbers go on rising. A stored generation makes
         // those frames again instead, under the same numbers.
         if request.frames.is_none()
@@ -141,6 +142,11 @@ impl Start {
         }
         Ok(Start { snapshot, tick, recovered: true })
     }
+}
+
+/// The lowest number of a frame: one that is played and was lost before it had a snapshot goes on with higher ones.
+fn first_tick(request: &OpenSession) -> u64 {
+    if request.frames.is_none() { request.tick_min } else { 0 }
 }
 
 /// A snapshot continues only in the same model and at the same size.
@@ -178,7 +184,10 @@ impl<S> Live<S> {
         let control = ControlReader::open(control).map_err(|e| memory(&e))?;
         let start = match snapshot {
             Some(fd) => Start::read(&request, fd, facts)?,
-            None => Start { recovered: request.keep_tick, ..Start::default() },
+            None => {
+                let tick = first_tick(&request);
+                Start { recovered: request.keep_tick || tick > 0, tick, ..Start::default() }
+            }
         };
         let mut inner = engine.open(&request)?;
         match Live::prepare(engine, &mut inner, &request, &start) {
@@ -364,6 +373,11 @@ impl<S> Live<S> {
         if let Err(e) = self.ring.snapshot(&self.about, self.trace.bytes(), &self.history, scratch) {
             log::warn!("session {}: no snapshot: {}", self.request.session, chain(&e));
         }
+    }
+
+    /// The ring, for whoever opens the session again.
+    pub fn ring_fd(&self) -> Result<OwnedFd, RingError> {
+        self.ring.read_only_fd()
     }
 
     /// Gives the engine's part back, to be closed.

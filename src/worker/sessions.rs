@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use super::engine::{Engine, Facts, Fault};
+use super::engine::{Engine, Facts, Fault, chain};
 use super::schedule::{Next, Pace, Schedule, Watch};
 use super::session::{Instruction, Live, Scratch, check_instruction};
 use super::stats::Meter;
@@ -85,7 +85,9 @@ impl<E: Engine> Sessions<E> {
                 let began = clock();
                 let session = request.session;
                 let opened = self.open(*request, fds, out);
-                self.meter.work(clock().saturating_sub(began));
+                let took = clock().saturating_sub(began);
+                self.meter.work(took);
+                log::debug!("session {session}: opening took {} ms", took.as_millis());
                 match opened {
                     Ok(pace) => {
                         self.schedule.open(session, pace, clock());
@@ -166,12 +168,22 @@ impl<E: Engine> Sessions<E> {
         Some(frames)
     }
 
-    /// Closes every session without a word: the api that owned them is gone.
-    pub fn close_all(&mut self) {
+    /// Closes every session without a word, since the api that owned them is gone, and hands back the rings of those
+    /// that are played, each with a snapshot of its newest frame: the next api opens them again from there. Stored
+    /// generations begin anew with it, so theirs are not kept.
+    pub fn keep_all(&mut self) -> Vec<(SessionNumber, OwnedFd)> {
         let all: Vec<SessionNumber> = self.live.keys().copied().collect();
+        let mut kept = Vec::new();
         for session in all {
+            let played = self.live.get(&session).filter(|live| live.request().frames.is_none());
+            let ring = played.map(Live::ring_fd).transpose();
             self.close(session);
+            match ring {
+                Ok(ring) => kept.extend(ring.map(|ring| (session, ring))),
+                Err(e) => log::warn!("session {session} is not kept: {}", chain(&e)),
+            }
         }
+        kept
     }
 
     /// From now on no tick begins; every session leaves a snapshot.

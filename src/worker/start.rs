@@ -45,7 +45,7 @@ pub(super) fn start(parent: Link) -> Result<Server<Engine>, WorkerError> {
     let mut engine = Engine::new(model.clone(), executor)?;
     warm_up(&mut engine, model.info())?;
     // From here on the driver has loaded what it needs.
-    protections.narrow().map_err(WorkerError::Sandbox)?;
+    protections.narrow(&[], &[]).map_err(WorkerError::Sandbox)?;
 
     let about = about(&engine, model.info(), why, protections.to_string());
     let summary = summary(&about, engine.device(), began.elapsed().as_secs_f64());
@@ -59,7 +59,7 @@ pub(super) fn start(parent: Link) -> Result<Server<Engine>, WorkerError> {
     let sessions = Sessions::new(engine, facts, clock.elapsed());
     let ready = FromWorkerToParent::Ready { build: build_id(), summary };
     parent.send(&ready, &[]).map_err(|source| WorkerError::Send { peer: PARENT, source })?;
-    Server::new(sessions, parent, api, about, clock)
+    Server::new(sessions, (parent, api), about, clock, sandbox::cache_directory(&config))
 }
 
 /// The first message on the link to the parent.
@@ -97,6 +97,7 @@ fn warm_up(device: &mut Engine, info: &ModelInfo) -> Result<(), WorkerError> {
         instruction: None,
         from_snapshot: false,
         keep_tick: false,
+        tick_min: 0,
     };
     let mut session = engine::Engine::open(device, &request)?;
     if matches!(device.device().kind, DeviceKind::VulkanGpu) {
@@ -110,7 +111,7 @@ fn warm_up(device: &mut Engine, info: &ModelInfo) -> Result<(), WorkerError> {
 fn about(engine: &Engine, info: &ModelInfo, why: String, sandbox: String) -> AboutWorker {
     let device = engine.device();
     AboutWorker {
-        pid: std::process::id(),
+        kept: 0,
         device: device.name.clone(),
         device_kind: kind_text(device.kind).to_string(),
         device_why: why,

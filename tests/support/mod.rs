@@ -90,7 +90,7 @@ impl Api {
     pub fn worker_up(&mut self, stored_pause: Duration) -> Peer {
         self.generation += 1;
         let (theirs, ours) = Link::pair().expect("a socket pair");
-        let up = ToApi::WorkerUp { generation: self.generation };
+        let up = ToApi::WorkerUp { generation: self.generation, pid: std::process::id() };
         self.link.send(&up, &[theirs.as_fd()]).expect("the role reads");
         let peer = Peer::start(ours, stored_pause);
         let client = self.local();

@@ -105,7 +105,7 @@ struct Playing {
 
 fn work(link: &Link, messages: &Receiver<(ToWorker, Vec<OwnedFd>)>, asked: &Mutex<Asked>, pause: Duration) {
     let about = AboutWorker {
-        pid: std::process::id(),
+        kept: 0,
         device: "test pictures".into(),
         device_kind: "test".into(),
         device_why: "a test".into(),

@@ -4,6 +4,7 @@
 //! needs no log socket. The parent's logger ([`init_parent`]) stamps role and time. Levels: `error` someone must act,
 //! `warn` something is degraded, `info` changes of state, `debug` everything else.
 
+mod json;
 mod syslog;
 
 use std::io::Write;
@@ -13,6 +14,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
+pub use self::json::JsonFile;
 pub use self::syslog::Syslog;
 
 /// Name of the environment variable by which a role learns the level.
@@ -24,7 +26,7 @@ pub const LINE_BYTES_MAX: usize = 2000;
 /// Crates whose chatter is of no use to an operator below `warn`.
 const QUIET: [&str; 6] = ["hyper", "tokio", "tungstenite", "tokio_tungstenite", "axum", "gpu_allocator"];
 
-static PARENT: ParentLog = ParentLog { out: Mutex::new(None) };
+static PARENT: ParentLog = ParentLog { out: Mutex::new(None), file: Mutex::new(None) };
 static ROLE: RoleLog = RoleLog;
 /// True once a logger is installed; both kinds in one process would be a bug that tests could still do.
 static INSTALLED: AtomicBool = AtomicBool::new(false);
@@ -41,6 +43,7 @@ struct RoleLog;
 
 struct ParentLog {
     out: Mutex<Option<Output>>,
+    file: Mutex<Option<JsonFile>>,
 }
 
 /// Sends this role's log to the parent at the level that the parent chose.
@@ -55,6 +58,11 @@ pub fn init_parent(output: Output, level: LevelFilter) {
     *PARENT.out.lock().unwrap_or_else(|e| e.into_inner()) = Some(output);
     install(&PARENT);
     log::set_max_level(level);
+}
+
+/// Writes every line to `file` as well from now on, or to none.
+pub fn also_to(file: Option<JsonFile>) {
+    *PARENT.file.lock().unwrap_or_else(|e| e.into_inner()) = file;
 }
 
 fn install(logger: &'static dyn Log) {
@@ -115,9 +123,20 @@ impl Log for RoleLog {
 
 impl ParentLog {
     fn write(&self, level: Level, role: &str, text: &str) {
-        let line = format!("{role}: {}", clean(text));
+        let text = clean(text);
+        let written = match self.file.lock().unwrap_or_else(|e| e.into_inner()).as_mut() {
+            Some(file) => file.write(level, role, &text),
+            None => Ok(()),
+        };
+        self.write_out(level, &format!("{role}: {text}"));
+        if let Err(e) = written {
+            self.write_out(Level::Error, &format!("parent: log.file cannot be written: {e}"));
+        }
+    }
+
+    fn write_out(&self, level: Level, line: &str) {
         match self.out.lock().unwrap_or_else(|e| e.into_inner()).as_mut() {
-            Some(Output::Syslog(syslog)) => syslog.send(level, &line),
+            Some(Output::Syslog(syslog)) => syslog.send(level, line),
             Some(Output::Stderr) => {
                 let level = level.as_str().to_ascii_lowercase();
                 // A closed standard error is no reason to end a daemon.

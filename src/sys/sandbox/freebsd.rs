@@ -1,26 +1,28 @@
 //! FreeBSD: a jail(2) that the parent makes and the worker attaches to, with its own devfs(5) ruleset and rctl(8)
 //! limits.
 //!
-//! The jail is a list of steps whose guards undo them in reverse when they are dropped. Its names are predictable, so
-//! what a crashed parent left is removed at the next start.
+//! What is done, and in which order, is the value of [`super::plan`]; it is undone in reverse when the jail is dropped.
+//! Its names are predictable, so what a crashed parent left is removed at the next start. The api enters capability mode
+//! (capsicum(4)).
 
 use std::ffi::{CStr, CString};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::super::user::Identity;
-use super::spec::{JailSpec, Parameter, hides_everything};
-use super::{Fences, Role, SandboxError, cache_directory, devices};
+use super::plan::{self, Flag, Plan, Step, Undo, Value};
+use super::spec::{JailSpec, hides_everything};
+use super::{Fences, Role, SandboxError, devices};
 use crate::config::Config;
+use crate::sys::rights::{self, Rights};
 
 /// Variable by which a worker learns the name of its jail.
 pub const JAIL_VARIABLE: &str = "GAMEGEND_JAIL";
 
 /// Room for the kernel's `errmsg`.
 const ERROR_BYTES: usize = 256;
-/// The jail's root holds mount points only.
-const ROOT_SIZE: &str = "1m";
 
 // SAFETY: the declaration is that of rctl(2): two buffers with their lengths, the result in errno.
 unsafe extern "C" {
@@ -31,10 +33,17 @@ unsafe extern "C" {
         out: *mut libc::c_char,
         out_bytes: libc::size_t,
     ) -> libc::c_int;
+    /// rctl_remove_rule(2), likewise.
+    fn rctl_remove_rule(
+        filter: *const libc::c_char,
+        filter_bytes: libc::size_t,
+        out: *mut libc::c_char,
+        out_bytes: libc::size_t,
+    ) -> libc::c_int;
 }
 
 /// Attaches to the jail that the parent made and forbids new privileges.
-pub fn fence(role: Role, _config: &Config, who: Option<&Identity>) -> Result<Fences, SandboxError> {
+pub fn fence(role: Role, _config: &mut Config, who: Option<&Identity>) -> Result<Fences, SandboxError> {
     let mut in_force = Vec::new();
     let mut groups = Vec::new();
     if role == Role::Worker && who.is_some() {
@@ -51,10 +60,31 @@ pub fn fence(role: Role, _config: &Config, who: Option<&Identity>) -> Result<Fen
     Ok(Fences { in_force, groups })
 }
 
-/// Nothing is left to give up: a driver opens its nodes late, so capability mode would break the worker, and the api
-/// opens files of its store by path.
-pub fn narrow(_role: Role) -> Result<Option<String>, SandboxError> {
-    Ok(None)
+/// The api enters capability mode: it reaches its folders and sockets by the descriptors that it has, with the rights
+/// that they need, and nothing by name. The worker cannot: a driver opens its nodes and libraries late, by path; its jail
+/// is its fence.
+pub fn narrow(
+    role: Role,
+    listeners: &[BorrowedFd<'_>],
+    links: &[BorrowedFd<'_>],
+) -> Result<Option<String>, SandboxError> {
+    if role == Role::Worker {
+        return Ok(None);
+    }
+    let step = |step| move |source| SandboxError::System { step, source };
+    let limited = |rights: Rights, fds: &[BorrowedFd<'_>]| fds.iter().try_for_each(|fd| rights.limit(*fd));
+    limited(rights::listener(), listeners).map_err(step("limit a listener"))?;
+    limited(rights::link(), links).map_err(step("limit a link"))?;
+    let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
+    limited(rights::stream(), &[stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]).map_err(step("limit a stream"))?;
+    // SAFETY: cap_enter(2) takes nothing and touches no memory of this process.
+    check(unsafe { libc::cap_enter() }).map_err(step("enter capability mode"))?;
+    Ok(Some("capability mode".to_string()))
+}
+
+/// Processes of a jail see no others; nothing is to be done at the start.
+pub fn apart<T>(start: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    start()
 }
 
 fn no_new_privileges() -> io::Result<()> {
@@ -83,18 +113,20 @@ fn find(name: &str) -> io::Result<libc::c_int> {
 /// A worker's jail; dropped, its processes are killed, its mounts undone and its root removed.
 #[derive(Debug)]
 pub struct Jail {
-    // Fields drop in this order: the processes go before the mounts they use, those before the root.
-    _created: Created,
-    _mounts: Mounts,
-    _root: Root,
     name: String,
+    /// Set once it was made.
+    jid: Option<libc::c_int>,
+    /// What to take back, in the order in which it was done.
+    done: Vec<Undo>,
 }
 
 impl Jail {
-    /// Refuses a ruleset that would show the host's devices: jail(8) says that 0 means no rules at all.
+    /// Refuses a configuration whose worker would see the host's devices: jail(8) says that ruleset 0 means no rules at
+    /// all.
     ///
     /// Errors: `Ruleset` with what to put into devfs.rules(5).
-    pub fn check_ruleset(ruleset: u32) -> Result<(), SandboxError> {
+    pub fn check_ruleset(config: &Config) -> Result<(), SandboxError> {
+        let ruleset = ruleset_for(config);
         let refuse = |why: &str| Err(SandboxError::Ruleset { ruleset, why: why.to_string() });
         if ruleset == 0 {
             return refuse("hides nothing, so a worker would see every disk");
@@ -112,74 +144,85 @@ impl Jail {
         Ok(())
     }
 
-    /// Makes the jail of `jails/worker.toml` for this configuration.
+    /// Makes the jail of `jails/worker.toml` for this configuration, after taking away what a crashed daemon left of it.
     ///
     /// Errors: `Ruleset`; `System` for the step that failed, with everything before it undone.
     pub fn create(config: &Config, _user: &Identity) -> Result<Jail, SandboxError> {
-        let ruleset = config.worker.devfs_ruleset;
-        Self::check_ruleset(ruleset)?;
-        let step = |step| move |source| SandboxError::System { step, source };
-        let name = name_for(config);
-        remove_stale(&name);
-        let spec = JailSpec::worker(&config.model.path, &cache_directory(config));
-        let root = Root::make(config).map_err(step("make the jail's root"))?;
-        let mut mounts = Mounts::default();
-        mounts.tmpfs(&root.0).map_err(step("mount the jail's root"))?;
-        for mount in &spec.mounts {
-            if mount.optional && !mount.path.exists() {
+        Self::check_ruleset(config)?;
+        let spec = JailSpec::worker(config);
+        let plan = plan::plan(config, &spec, ruleset_for(config), &|path| path.exists());
+        remove_stale(&plan).map_err(|source| SandboxError::System { step: "take away an old jail", source })?;
+        let mut jail = Jail { name: plan.name.clone(), jid: None, done: Vec::new() };
+        let limits = racct_enabled();
+        if !limits {
+            log::warn!("no resource limits for the worker: set kern.racct.enable=1 in /boot/loader.conf and reboot");
+        }
+        for step in &plan.steps {
+            if !limits && matches!(step, Step::Limit(_)) {
                 continue;
             }
-            mounts.nullfs(&root.0, &mount.path, mount.write).map_err(step("mount a folder in the jail"))?;
+            jail.take(step)?;
         }
-        mounts.devfs(&root.0, ruleset).map_err(step("mount devfs in the jail"))?;
-        let created = Created::create(&name, &root.0, &spec).map_err(step("jail_set"))?;
-        limit(&name, &spec).map_err(step("limit the jail by rctl"))?;
-        Ok(Jail { _created: created, _mounts: mounts, _root: root, name })
+        Ok(jail)
     }
 
     /// Its name, by which the worker finds it.
     pub fn name(&self) -> &str {
         &self.name
     }
-}
 
-/// One daemon has one pid file, so its directory names the jail.
-fn name_for(config: &Config) -> String {
-    let stem = config.state.pid_file.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
-    let clean: String = stem.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
-    format!("{clean}_worker")
-}
-
-/// Removes a jail that a crashed parent left; if there is none, that is as well.
-fn remove_stale(name: &str) {
-    if let Ok(jid) = find(name) {
-        log::warn!("jail {name} was left by an earlier run and is removed");
-        // SAFETY: jail_remove(2) takes a number and touches no memory of this process.
-        unsafe { libc::jail_remove(jid) };
-    }
-}
-
-/// The directory of the jail's root, in the directory of the pid file, which only root writes.
-#[derive(Debug)]
-struct Root(PathBuf);
-
-impl Root {
-    fn make(config: &Config) -> io::Result<Root> {
-        let run = config.state.pid_file.parent().unwrap_or(Path::new("/var/run"));
-        let path = run.join("jail-worker");
-        // Mounts of an earlier run lie on top of each other at worst; each unmount takes one off.
-        for mount in mounted_below(&path)? {
-            unmount(&mount);
+    fn take(&mut self, step: &Step) -> Result<(), SandboxError> {
+        let failed = |what| move |source| SandboxError::System { step: what, source };
+        match step {
+            Step::MakeFolder(path) => std::fs::create_dir_all(path).map_err(failed("make the jail's root"))?,
+            Step::Mount { at, options, flags } => {
+                mount(at, options, flags).map_err(failed("mount a folder in the jail"))?;
+            }
+            Step::CheckNodes { at, device } => check_nodes(at, *device)?,
+            Step::Create(parameters) => self.jid = Some(create(parameters).map_err(failed("jail_set"))?),
+            Step::Limit(rule) => limit(rule).map_err(failed("limit the jail by rctl"))?,
         }
-        std::fs::create_dir_all(&path)?;
-        Ok(Root(path))
+        self.done.extend(step.undo(&self.name));
+        Ok(())
     }
 }
 
-impl Drop for Root {
+impl Drop for Jail {
     fn drop(&mut self) {
-        // It is made again at the next start if it cannot be removed now.
-        let _ = std::fs::remove_dir(&self.0);
+        while let Some(undo) = self.done.pop() {
+            match undo {
+                // It is made again at the next start if it cannot be removed now.
+                Undo::RemoveFolder(path) => drop(std::fs::remove_dir(path)),
+                Undo::Unmount(path) => unmount(&path),
+                Undo::RemoveJail => remove(self.jid),
+                Undo::RemoveLimits(filter) => remove_limits(&filter),
+            }
+        }
+    }
+}
+
+fn ruleset_for(config: &Config) -> u32 {
+    plan::ruleset(config, !devices::nodes(Path::new("/dev")).is_empty())
+}
+
+/// Removes the jail, the rules and the mounts that a crashed parent left; if there are none, that is as well.
+fn remove_stale(plan: &Plan) -> io::Result<()> {
+    if let Ok(jid) = find(&plan.name) {
+        log::warn!("jail {} was left by an earlier run and is removed", plan.name);
+        remove(Some(jid));
+        remove_limits(&format!("jail:{}", plan.name));
+    }
+    // Mounts of an earlier run lie on top of each other at worst; each unmount takes one off.
+    for mount in mounted_below(&plan.root)? {
+        unmount(&mount);
+    }
+    Ok(())
+}
+
+fn remove(jid: Option<libc::c_int>) {
+    if let Some(jid) = jid {
+        // SAFETY: jail_remove(2) takes a number and touches no memory of this process. It kills what is inside.
+        unsafe { libc::jail_remove(jid) };
     }
 }
 
@@ -193,49 +236,26 @@ fn mounted_below(path: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Mount points in the order they were made.
-#[derive(Debug, Default)]
-struct Mounts(Vec<PathBuf>);
-
-impl Mounts {
-    fn tmpfs(&mut self, root: &Path) -> io::Result<()> {
-        self.mount(root, &[("fstype", "tmpfs"), ("size", ROOT_SIZE), ("mode", "755")], libc::MNT_NOSUID)
+/// The ruleset belongs to the mount, so nodes that appear later are filtered too.
+fn mount(at: &Path, options: &[(&'static str, String)], flags: &[Flag]) -> io::Result<()> {
+    std::fs::create_dir_all(at)?;
+    let mut parameters = Parameters::default();
+    for (key, value) in options {
+        parameters.text(key, value)?;
     }
-
-    fn nullfs(&mut self, root: &Path, folder: &Path, write: bool) -> io::Result<()> {
-        let at = inside(root, folder)?;
-        let from = path_text(folder)?;
-        let flags = if write { libc::MNT_NOEXEC } else { libc::MNT_RDONLY } | libc::MNT_NOSUID;
-        self.mount(&at, &[("fstype", "nullfs"), ("target", from)], flags)
-    }
-
-    /// The ruleset belongs to the mount, so nodes that appear later are filtered too.
-    fn devfs(&mut self, root: &Path, ruleset: u32) -> io::Result<()> {
-        let at = inside(root, Path::new("/dev"))?;
-        self.mount(&at, &[("fstype", "devfs"), ("from", "devfs"), ("ruleset", &ruleset.to_string())], 0)
-    }
-
-    fn mount(&mut self, at: &Path, options: &[(&str, &str)], flags: libc::c_int) -> io::Result<()> {
-        let mut parameters = Parameters::default();
-        for (key, value) in options {
-            parameters.text(key, value)?;
+    parameters.text("fspath", path_text(at)?)?;
+    let flags = flags.iter().fold(0, |all, flag| {
+        all | match flag {
+            Flag::ReadOnly => libc::MNT_RDONLY,
+            Flag::NoSetUserId => libc::MNT_NOSUID,
+            Flag::NoExec => libc::MNT_NOEXEC,
         }
-        parameters.text("fspath", path_text(at)?)?;
-        parameters.call(|iov| {
-            // SAFETY: nmount(2) needs pairs of buffers that live through the call; `Parameters::call` says they do.
-            unsafe { libc::nmount(iov.as_mut_ptr(), iov.len() as libc::c_uint, flags) }
-        })?;
-        self.0.push(at.to_path_buf());
-        Ok(())
-    }
-}
-
-impl Drop for Mounts {
-    fn drop(&mut self) {
-        while let Some(path) = self.0.pop() {
-            unmount(&path);
-        }
-    }
+    });
+    let done = parameters.call(|iov| {
+        // SAFETY: nmount(2) needs pairs of buffers that live through the call; `Parameters::call` says they do.
+        unsafe { libc::nmount(iov.as_mut_ptr(), iov.len() as libc::c_uint, flags) }
+    });
+    done.map(drop).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", at.display())))
 }
 
 fn unmount(path: &Path) {
@@ -244,70 +264,55 @@ fn unmount(path: &Path) {
     }
 }
 
-/// Makes the mount point of an absolute path below the root.
-fn inside(root: &Path, path: &Path) -> io::Result<PathBuf> {
-    let at = root.join(path.strip_prefix("/").unwrap_or(path));
-    std::fs::create_dir_all(&at)?;
-    Ok(at)
+/// The rules were read before; this is what they come to.
+fn check_nodes(dev: &Path, device: bool) -> Result<(), SandboxError> {
+    let entries =
+        std::fs::read_dir(dev).map_err(|source| SandboxError::System { step: "look at the jail's devices", source })?;
+    let names: Vec<String> = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    let forbidden = plan::forbidden_nodes(&names, device);
+    if forbidden.is_empty() {
+        return Ok(());
+    }
+    let what = format!("its devfs ruleset shows {}", forbidden.join(", "));
+    Err(SandboxError::Refused { step: "look at the jail's devices", what })
 }
 
 fn path_text(path: &Path) -> io::Result<&str> {
     path.to_str().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, format!("{}: not UTF-8", path.display())))
 }
 
-/// A jail that exists.
-#[derive(Debug)]
-struct Created(libc::c_int);
-
-impl Created {
-    fn create(name: &str, root: &Path, spec: &JailSpec) -> io::Result<Created> {
-        let mut parameters = Parameters::default();
-        parameters.text("name", name)?;
-        parameters.text("path", path_text(root)?)?;
-        parameters.text("host.hostname", name)?;
-        // It exists before anything is in it, and goes when this guard does.
-        parameters.flag("persist")?;
-        for (key, value) in &spec.parameters {
-            match (value, value.number()) {
-                (Parameter::Flag(true), _) => parameters.flag(key)?,
-                (_, Some(number)) => parameters.number(key, number)?,
-                _ => {
-                    return Err(io::Error::new(
-                        io::ErrorKind::InvalidInput,
-                        format!("jail parameter {key}: {value:?}"),
-                    ));
-                }
-            }
+fn create(parameters: &[(String, Value)]) -> io::Result<libc::c_int> {
+    let mut all = Parameters::default();
+    for (key, value) in parameters {
+        match value {
+            Value::Text(text) => all.text(key, text)?,
+            Value::Number(number) => all.number(key, *number)?,
+            Value::None => all.flag(key)?,
         }
-        let jid = parameters.call(|iov| {
-            // SAFETY: jail_set(2) needs pairs of buffers that live through the call; `Parameters::call` says they do.
-            unsafe { libc::jail_set(iov.as_mut_ptr(), iov.len() as libc::c_uint, libc::JAIL_CREATE) }
-        })?;
-        Ok(Created(jid))
     }
+    all.call(|iov| {
+        // SAFETY: jail_set(2) needs pairs of buffers that live through the call; `Parameters::call` says they do.
+        unsafe { libc::jail_set(iov.as_mut_ptr(), iov.len() as libc::c_uint, libc::JAIL_CREATE) }
+    })
 }
 
-impl Drop for Created {
-    fn drop(&mut self) {
-        // SAFETY: jail_remove(2) takes a number and touches no memory of this process. It kills what is inside.
-        unsafe { libc::jail_remove(self.0) };
-    }
+fn limit(rule: &str) -> io::Result<()> {
+    let rule = text(rule)?;
+    let bytes = rule.as_bytes_with_nul().len();
+    // SAFETY: rctl_add_rule(2) reads a NUL-terminated rule of the given length and writes nothing for a null output.
+    check(unsafe { rctl_add_rule(rule.as_ptr(), bytes, std::ptr::null_mut(), 0) }).map(drop)
 }
 
-/// Sets the limits where the kernel counts resources; says plainly where it does not.
-fn limit(name: &str, spec: &JailSpec) -> io::Result<()> {
+fn remove_limits(filter: &str) {
     if !racct_enabled() {
-        log::warn!("no resource limits for the worker: set kern.racct.enable=1 in /boot/loader.conf and reboot");
-        return Ok(());
+        return;
     }
-    for (resource, amount) in &spec.limits {
-        let rule = text(&format!("jail:{name}:{resource}:deny={amount}"))?;
-        let bytes = rule.as_bytes_with_nul().len();
-        // SAFETY: rctl_add_rule(2) reads a NUL-terminated rule of the given length and writes nothing for a null
-        // output.
-        check(unsafe { rctl_add_rule(rule.as_ptr(), bytes, std::ptr::null_mut(), 0) })?;
+    if let Ok(filter) = text(filter) {
+        let bytes = filter.as_bytes_with_nul().len();
+        // SAFETY: rctl_remove_rule(2) reads a NUL-terminated filter of the given length and writes nothing for a null
+        // output. It fails only if there is no such rule.
+        unsafe { rctl_remove_rule(filter.as_ptr(), bytes, std::ptr::null_mut(), 0) };
     }
-    Ok(())
 }
 
 fn racct_enabled() -> bool {
@@ -359,7 +364,11 @@ impl Parameters {
         }
         let error = io::Error::last_os_error();
         let words = CStr::from_bytes_until_nul(&message).map(|m| m.to_string_lossy().into_owned()).unwrap_or_default();
-        if words.is_empty() { Err(error) } else { Err(io::Error::new(error.kind(), format!("{error}: {words}"))) }
+        if words.is_empty() {
+            Err(error)
+        } else {
+            Err(io::Error::new(error.kind(), format!("{error}: {}", plan::explain(&words))))
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! What a role gives up before it meets input that it cannot trust.
 //!
 //! One interface, two systems. On FreeBSD the parent makes a jail and the worker attaches to it; on Linux the role
-//! leaves its namespaces, takes Landlock rules and, once everything is loaded, a seccomp filter. Either way it becomes
+//! leaves its namespaces, moves into a root of its own, takes Landlock rules and, once everything is loaded, a seccomp
+//! filter. Either way it becomes
 //! an unprivileged user first if it was started as root, and says afterwards in words what is in force, and never
 //! more.
 //!
@@ -18,6 +19,7 @@ mod devices;
 mod freebsd;
 #[cfg(target_os = "linux")]
 mod linux;
+pub mod plan;
 pub mod spec;
 
 #[cfg(target_os = "freebsd")]
@@ -27,10 +29,13 @@ use linux as os;
 
 #[cfg(target_os = "freebsd")]
 pub use freebsd::{JAIL_VARIABLE, Jail};
+#[cfg(target_os = "linux")]
+pub use linux::Group;
+pub use os::apart;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use super::user::{self, UserError};
@@ -89,11 +94,12 @@ pub struct Protections {
 }
 
 impl Protections {
-    /// Gives up the rest, once start-up no longer needs it: on Linux a seccomp filter over all threads.
+    /// Gives up the rest, once start-up no longer needs it: on Linux a seccomp filter over all threads, on FreeBSD the
+    /// api's capability mode and the rights of `listeners` and `links` that it does not use.
     ///
     /// Errors: `System`, `Refused`.
-    pub fn narrow(&mut self) -> Result<(), SandboxError> {
-        self.in_force.extend(os::narrow(self.role)?);
+    pub fn narrow(&mut self, listeners: &[BorrowedFd<'_>], links: &[BorrowedFd<'_>]) -> Result<(), SandboxError> {
+        self.in_force.extend(os::narrow(self.role, listeners, links)?);
         log::info!("protections of {}: {self}", self.role.name());
         Ok(())
     }
@@ -122,11 +128,6 @@ pub fn enter(role: Role, config: &mut Config) -> Result<Protections, SandboxErro
     if let Some(who) = who.as_ref().filter(|who| who.name != config.worker.user) {
         log::warn!("{}: worker.user {:?} does not exist; user {} stands in", role.name(), config.worker.user, who.name);
     }
-    // A jail mounts the folders itself, and an open folder of the host would lead out of it.
-    let hold = who.is_some() && cfg!(target_os = "linux");
-    if hold {
-        hold_folders(role, config)?;
-    }
     let fences = os::fence(role, config, who.as_ref())?;
     if let Some(who) = &who {
         user::become_user(who, &fences.groups).map_err(SandboxError::User)?;
@@ -139,7 +140,9 @@ pub fn enter(role: Role, config: &mut Config) -> Result<Protections, SandboxErro
 }
 
 /// Replaces the paths of folders that the role uses by such as the user can follow: an administrator's model or state
-/// may lie below a folder that is closed to everybody else.
+/// may lie below a folder that is closed to everybody else. For a process that gets no root of its own: there the
+/// folders are mounted, and an open folder of the host would lead out of it.
+#[cfg(target_os = "linux")]
 fn hold_folders(role: Role, config: &mut Config) -> Result<(), SandboxError> {
     let mut folders = vec![&mut config.state.directory];
     if role == Role::Worker {

@@ -2,9 +2,11 @@
 //! everywhere.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Deserialize;
+
+use crate::config::Config;
 
 /// The file that describes the jail, part of this program.
 const WORKER: &str = include_str!("../../../jails/worker.toml");
@@ -50,14 +52,26 @@ pub struct Mount {
 }
 
 impl JailSpec {
-    /// The worker's jail with `{model}` and `{cache}` replaced.
-    pub fn worker(model: &Path, cache: &Path) -> JailSpec {
+    /// The worker's jail with `{model}` and `{cache}` replaced, and the limits of the configuration among its own.
+    pub fn worker(config: &Config) -> JailSpec {
+        let (model, cache) = (&config.model.path, super::cache_directory(config));
         let mut spec: JailSpec = toml::from_str(WORKER).expect("the file is part of this program and a test parses it");
         for mount in &mut spec.mounts {
             match mount.path.to_str() {
-                Some("{model}") => mount.path = model.to_path_buf(),
-                Some("{cache}") => mount.path = cache.to_path_buf(),
+                Some("{model}") => mount.path.clone_from(model),
+                Some("{cache}") => mount.path.clone_from(&cache),
                 _ => {}
+            }
+        }
+        let limits = &config.limits;
+        for (resource, amount) in [
+            ("memoryuse", limits.memory_mib << 20),
+            ("openfiles", limits.descriptors),
+            ("nthr", limits.threads),
+            ("pcpu", limits.cpu_percent),
+        ] {
+            if amount != 0 {
+                spec.limits.insert(resource.to_string(), amount);
             }
         }
         spec
@@ -102,16 +116,20 @@ fn hides(ruleset: u32, show: &dyn Fn(u32) -> String, depth: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     #[test]
     fn the_worker_jail_is_closed() {
-        let spec = JailSpec::worker(Path::new("/m"), Path::new("/c"));
+        let mut config = Config::default();
+        config.model.path = "/m".into();
+        config.state.directory = "/c".into();
+        let spec = JailSpec::worker(&config);
         assert_eq!(spec.parameters["children.max"], Parameter::Number(0));
         assert_eq!(spec.parameters["ip4"].number(), Some(0));
         assert_eq!(spec.parameters["allow.nomount"], Parameter::Flag(true));
         assert!(spec.parameters.values().all(|p| matches!(p, Parameter::Flag(true)) || p.number().is_some()));
         let writable: Vec<&Path> = spec.mounts.iter().filter(|m| m.write).map(|m| m.path.as_path()).collect();
-        assert_eq!(writable, [Path::new("/c")]);
+        assert_eq!(writable, [Path::new("/c/cache")]);
         assert!(spec.mounts.iter().any(|m| m.path == Path::new("/m") && !m.write));
         assert!(spec.mounts.iter().all(|m| m.path.is_absolute()));
         assert_eq!(spec.limits["maxproc"], 1);

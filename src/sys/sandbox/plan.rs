@@ -1,0 +1,335 @@
+//! The making of a worker's jail as a value: every system call in order, with what undoes it. Pure, so that its order,
+//! flags and parameters are tested on every system; `freebsd` carries it out.
+//!
+//! ```text
+//!  folder -> tmpfs (root) -> nullfs, read-only (libraries, drivers, model) -> nullfs (cache) -> devfs with its ruleset
+//!         -> jail_set(JAIL_CREATE) -> rctl_add_rule                           undone in reverse
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use super::spec::{JailSpec, Parameter};
+use crate::config::Config;
+
+/// The jail's root holds mount points only.
+const ROOT_SIZE: &str = "1m";
+/// The ruleset of the base system that shows null, zero, random and terminals, and no device: `devfsrules_jail`.
+pub const RULESET_WITHOUT_DEVICE: u32 = 4;
+/// Nodes that a worker's devfs may show without a device.
+const PLAIN_NODES: [&str; 13] =
+    ["null", "zero", "full", "random", "urandom", "crypto", "log", "fd", "stdin", "stdout", "stderr", "ptmx", "pts"];
+/// Terminals, which devfsrules_jail shows.
+const TERMINALS: [&str; 2] = ["tty", "pty"];
+/// Beginnings of names of graphics devices.
+const DEVICE_NODES: [&str; 3] = ["dri", "drm", "nvidia"];
+
+/// What a mount may not do (nmount(2)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flag {
+    ReadOnly,
+    NoSetUserId,
+    NoExec,
+}
+
+/// The value of a parameter of jail_set(2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    Text(String),
+    Number(i32),
+    /// The name says it all.
+    None,
+}
+
+/// One step forward.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// mkdir(2), for the host's folder that the root is mounted on.
+    MakeFolder(PathBuf),
+    /// nmount(2) at a folder that is made first if it does not exist.
+    Mount { at: PathBuf, options: Vec<(&'static str, String)>, flags: Vec<Flag> },
+    /// readdir(3): only such nodes may show.
+    CheckNodes { at: PathBuf, device: bool },
+    /// jail_set(2) with `JAIL_CREATE`.
+    Create(Vec<(String, Value)>),
+    /// rctl_add_rule(2), where the kernel counts resources.
+    Limit(String),
+}
+
+/// One step back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Undo {
+    /// rmdir(2).
+    RemoveFolder(PathBuf),
+    /// unmount(2) with `MNT_FORCE`.
+    Unmount(PathBuf),
+    /// jail_remove(2), which kills what is inside.
+    RemoveJail,
+    /// rctl_remove_rule(2): rules outlive the jail that they name.
+    RemoveLimits(String),
+}
+
+impl Step {
+    /// What takes it back.
+    pub fn undo(&self, jail: &str) -> Option<Undo> {
+        match self {
+            Step::MakeFolder(path) => Some(Undo::RemoveFolder(path.clone())),
+            Step::Mount { at, .. } => Some(Undo::Unmount(at.clone())),
+            Step::CheckNodes { .. } => None,
+            Step::Create(_) => Some(Undo::RemoveJail),
+            Step::Limit(_) => Some(Undo::RemoveLimits(format!("jail:{jail}"))),
+        }
+    }
+}
+
+/// A jail that is to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    pub name: String,
+    /// Its root on the host.
+    pub root: PathBuf,
+    pub steps: Vec<Step>,
+}
+
+/// One daemon has one pid file, so its name names the jail, and its directory holds the root.
+pub fn name(config: &Config) -> String {
+    let stem = config.state.pid_file.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+    let clean: String = stem.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+    format!("{clean}_worker")
+}
+
+/// The host's folder of the jail's root: in the directory of the pid file, which only root writes.
+pub fn root(config: &Config) -> PathBuf {
+    config.state.pid_file.parent().unwrap_or(Path::new("/var/run")).join(format!("{}-root", name(config)))
+}
+
+/// The ruleset in force: one is needed for a device, none for the executor on the processor. `nodes`: the host has
+/// graphics devices.
+pub fn ruleset(config: &Config, nodes: bool) -> u32 {
+    match (config.worker.devfs_ruleset, config.gpu.device.as_str()) {
+        (0, "cpu") => RULESET_WITHOUT_DEVICE,
+        (0, "auto") if !nodes => RULESET_WITHOUT_DEVICE,
+        (given, _) => given,
+    }
+}
+
+/// The steps for a configuration. `exists` looks at the host.
+pub fn plan(config: &Config, spec: &JailSpec, ruleset: u32, exists: &dyn Fn(&Path) -> bool) -> Plan {
+    let (name, root) = (name(config), root(config));
+    let mut steps = vec![Step::MakeFolder(root.clone())];
+    let mount = |at: PathBuf, options: &[(&'static str, &str)], flags: &[Flag]| Step::Mount {
+        at,
+        options: options.iter().map(|(key, value)| (*key, value.to_string())).collect(),
+        flags: flags.to_vec(),
+    };
+    let tmpfs = [("fstype", "tmpfs"), ("size", ROOT_SIZE), ("mode", "755")];
+    steps.push(mount(root.clone(), &tmpfs, &[Flag::NoSetUserId]));
+    for shown in spec.mounts.iter().filter(|m| !m.optional || exists(&m.path)) {
+        let from = shown.path.to_string_lossy().into_owned();
+        let flags = if shown.write { Flag::NoExec } else { Flag::ReadOnly };
+        let options = [("fstype", "nullfs"), ("target", from.as_str())];
+        steps.push(mount(inside(&root, &shown.path), &options, &[flags, Flag::NoSetUserId]));
+    }
+    let number = ruleset.to_string();
+    let devfs = [("fstype", "devfs"), ("from", "devfs"), ("ruleset", number.as_str())];
+    let dev = inside(&root, Path::new("/dev"));
+    steps.push(mount(dev.clone(), &devfs, &[Flag::NoSetUserId]));
+    steps.push(Step::CheckNodes { at: dev, device: ruleset != RULESET_WITHOUT_DEVICE });
+    steps.push(Step::Create(parameters(&name, &root, spec)));
+    steps.extend(spec.limits.iter().map(|(resource, n)| Step::Limit(format!("jail:{name}:{resource}:deny={n}"))));
+    Plan { name, root, steps }
+}
+
+/// `persist`: the jail exists before anything is in it, and goes with jail_remove(2).
+fn parameters(name: &str, root: &Path, spec: &JailSpec) -> Vec<(String, Value)> {
+    let text = |key: &str, value: &str| (key.to_string(), Value::Text(value.to_string()));
+    let mut all = vec![text("name", name), text("path", &root.to_string_lossy()), text("host.hostname", name)];
+    all.push(("persist".to_string(), Value::None));
+    all.extend(spec.parameters.iter().map(|(key, value)| {
+        let value = match (value, value.number()) {
+            (Parameter::Flag(_), _) | (_, None) => Value::None,
+            (_, Some(number)) => Value::Number(number),
+        };
+        (key.clone(), value)
+    }));
+    all
+}
+
+/// The mount point of an absolute path below the root.
+fn inside(root: &Path, path: &Path) -> PathBuf {
+    root.join(path.strip_prefix("/").unwrap_or(path))
+}
+
+/// Nodes of a devfs that a worker must not see. `device`: graphics devices may show.
+pub fn forbidden_nodes(names: &[String], device: bool) -> Vec<String> {
+    let allowed = |name: &String| {
+        PLAIN_NODES.contains(&name.as_str())
+            || TERMINALS.iter().any(|p| name.starts_with(p))
+            || (device && DEVICE_NODES.iter().any(|p| name.starts_with(p)))
+    };
+    names.iter().filter(|n| !allowed(n)).cloned().collect()
+}
+
+/// What the kernel says about a parameter that it does not know, in words for an operator: `errmsg` of jail_set(2).
+pub fn explain(message: &str) -> String {
+    match message.strip_prefix("unknown parameter: ") {
+        Some(parameter) => format!(
+            "this kernel does not know the jail parameter {parameter}, which jails/worker.toml asks for; FreeBSD 14.0 \
+             or newer is needed, with this part of the kernel (modules: jail(8), sysvipc(4))"
+        ),
+        None => message.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn made() -> Plan {
+        let mut config = Config::default();
+        config.model.path = "/usr/local/share/gamegend/models/gamegen-x-mini".into();
+        config.limits.memory_mib = 2048;
+        config.limits.cpu_percent = 150;
+        let spec = JailSpec::worker(&config);
+        plan(&config, &spec, 8420, &|path| !path.ends_with("drirc.d"))
+    }
+
+    /// Where, with which flags and options.
+    type Mounted<'a> = (&'a Path, &'a [Flag], Vec<(&'a str, &'a str)>);
+
+    fn mounts(plan: &Plan) -> Vec<Mounted<'_>> {
+        plan.steps
+            .iter()
+            .filter_map(|s| match s {
+                Step::Mount { at, options, flags } => {
+                    Some((at.as_path(), &flags[..], options.iter().map(|(k, v)| (*k, v.as_str())).collect()))
+                }
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// jail_set(2) wants an existing path; nmount(2) a folder; jail(8) that devfs hides everything before anybody is
+    /// inside; rctl(8) a jail that exists.
+    #[test]
+    fn steps_are_in_the_order_that_the_kernel_needs() {
+        let plan = made();
+        let at = |wanted: &dyn Fn(&Step) -> bool| plan.steps.iter().position(wanted).expect("it is in the plan");
+        let folder = at(&|s| matches!(s, Step::MakeFolder(_)));
+        let root = at(&|s| matches!(s, Step::Mount { options, .. } if options[0].1 == "tmpfs"));
+        let first = at(&|s| matches!(s, Step::Mount { options, .. } if options[0].1 == "nullfs"));
+        let devfs = at(&|s| matches!(s, Step::Mount { options, .. } if options[0].1 == "devfs"));
+        let checked = at(&|s| matches!(s, Step::CheckNodes { .. }));
+        let created = at(&|s| matches!(s, Step::Create(_)));
+        let limited = at(&|s| matches!(s, Step::Limit(_)));
+        let order = [folder, root, first, devfs, checked, created, limited];
+        assert!(order.is_sorted() && order[0] == 0, "{order:?}");
+        assert!(plan.steps[limited..].iter().all(|s| matches!(s, Step::Limit(_))), "limits come last");
+    }
+
+    #[test]
+    fn mounts_can_do_no_more_than_they_must() {
+        let plan = made();
+        let mounts = mounts(&plan);
+        assert!(mounts.iter().all(|(_, flags, _)| flags.contains(&Flag::NoSetUserId)));
+        assert!(mounts.iter().all(|(at, _, _)| at.starts_with(&plan.root)));
+        let writable: Vec<&Path> =
+            mounts[1..].iter().filter(|(_, f, _)| !f.contains(&Flag::ReadOnly)).map(|(at, _, _)| *at).collect();
+        let inside = |path: &str| plan.root.join(path);
+        assert_eq!(writable, [inside("var/db/gamegend/cache"), inside("dev")]);
+        for (at, flags, options) in &mounts {
+            if options[0].1 == "nullfs" {
+                let target = options.iter().find(|(k, _)| *k == "target").expect("nullfs(5) has a target").1;
+                assert_eq!(*at, plan.root.join(target.trim_start_matches('/')), "the same path inside");
+                assert!(flags.contains(&Flag::ReadOnly) != flags.contains(&Flag::NoExec));
+            }
+        }
+        assert!(!mounts.iter().any(|(at, _, _)| at.ends_with("drirc.d")), "what the host lacks is left out");
+        let devfs = mounts.last().expect("there are mounts");
+        assert!(devfs.2.contains(&("ruleset", "8420")), "{devfs:?}");
+    }
+
+    #[test]
+    fn the_jail_is_closed_by_its_parameters() {
+        let plan = made();
+        let Some(Step::Create(parameters)) = plan.steps.iter().find(|s| matches!(s, Step::Create(_))) else {
+            panic!("a jail is made");
+        };
+        let value = |key: &str| &parameters.iter().find(|(k, _)| k == key).unwrap_or_else(|| panic!("{key}")).1;
+        assert_eq!(value("name"), &Value::Text("gamegend_worker".to_string()));
+        assert_eq!(value("path"), &Value::Text("/var/run/gamegend/gamegend_worker-root".to_string()));
+        assert_eq!(value("persist"), &Value::None);
+        for (key, number) in [("children.max", 0), ("enforce_statfs", 2), ("securelevel", 3), ("ip4", 0), ("ip6", 0)] {
+            assert_eq!(value(key), &Value::Number(number), "{key}");
+        }
+        for key in ["sysvshm", "sysvsem", "sysvmsg"] {
+            assert_eq!(value(key), &Value::Number(0), "{key}");
+        }
+        for key in ["allow.nomount", "allow.noraw_sockets", "allow.nochflags", "allow.nosocket_af"] {
+            assert_eq!(value(key), &Value::None, "{key}");
+        }
+        let names: std::collections::BTreeSet<&String> = parameters.iter().map(|(k, _)| k).collect();
+        assert_eq!(names.len(), parameters.len(), "jail_set(2) refuses a parameter that is there twice");
+        assert!(!names.iter().any(|k| k.starts_with("allow.") && !k.starts_with("allow.no")), "{names:?}");
+    }
+
+    #[test]
+    fn limits_are_rules_of_rctl() {
+        let rules: Vec<String> = made()
+            .steps
+            .into_iter()
+            .filter_map(|s| match s {
+                Step::Limit(rule) => Some(rule),
+                _ => None,
+            })
+            .collect();
+        let expected = [
+            "jail:gamegend_worker:maxproc:deny=1",
+            "jail:gamegend_worker:memoryuse:deny=2147483648",
+            "jail:gamegend_worker:nthr:deny=1024",
+            "jail:gamegend_worker:openfiles:deny=4096",
+            "jail:gamegend_worker:pcpu:deny=150",
+        ];
+        assert_eq!(rules, expected);
+    }
+
+    /// Whatever step fails, what was done before it is undone backwards and nothing else is.
+    #[test]
+    fn every_step_is_undone_in_reverse() {
+        let plan = made();
+        let undone: Vec<Undo> = plan.steps.iter().rev().filter_map(|s| s.undo(&plan.name)).collect();
+        assert!(matches!(undone.first(), Some(Undo::RemoveLimits(f)) if f == "jail:gamegend_worker"));
+        assert_eq!(undone.last(), Some(&Undo::RemoveFolder(plan.root.clone())));
+        let jail = undone.iter().position(|u| *u == Undo::RemoveJail).expect("it is removed");
+        let first_unmount = undone.iter().position(|u| matches!(u, Undo::Unmount(_))).expect("there are mounts");
+        assert!(jail < first_unmount, "processes go before the mounts that they use");
+        let unmounts: Vec<&Undo> = undone.iter().filter(|u| matches!(u, Undo::Unmount(_))).collect();
+        assert_eq!(unmounts.last(), Some(&&Undo::Unmount(plan.root.clone())), "the root goes after what is in it");
+        let mounted = plan.steps.iter().filter(|s| matches!(s, Step::Mount { .. })).count();
+        assert_eq!(unmounts.len(), mounted, "each mount once");
+    }
+
+    #[test]
+    fn a_ruleset_is_needed_for_a_device_only() {
+        let mut config = Config::default();
+        assert_eq!((ruleset(&config, true), ruleset(&config, false)), (0, RULESET_WITHOUT_DEVICE));
+        config.gpu.device = "cpu".to_string();
+        assert_eq!(ruleset(&config, true), RULESET_WITHOUT_DEVICE);
+        config.worker.devfs_ruleset = 8420;
+        assert_eq!(ruleset(&config, false), 8420);
+    }
+
+    #[test]
+    fn nodes_of_the_host_are_found_out() {
+        let names = |text: &str| text.split(' ').map(str::to_string).collect::<Vec<_>>();
+        assert_eq!(forbidden_nodes(&names("null zero random urandom log fd pts ttyu0 ptmx"), false), names("")[1..]);
+        assert_eq!(forbidden_nodes(&names("null ada0 mem dri kmem"), false), names("ada0 mem dri kmem"));
+        assert_eq!(forbidden_nodes(&names("null dri drm nvidia0 nvidiactl pci"), true), names("pci"));
+    }
+
+    #[test]
+    fn an_unknown_parameter_is_named() {
+        let text = explain("unknown parameter: allow.nosettime");
+        assert!(text.contains("allow.nosettime") && text.contains("14.0"), "{text}");
+        assert_eq!(explain("jail \"x\" already exists"), "jail \"x\" already exists");
+    }
+}
