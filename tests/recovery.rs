@@ -1,6 +1,6 @@
 //! The daemon under attack: processes are killed and stopped, devices lost, memory and disk refused. Sessions go on,
-//! numbers of frames rise, nothing is left behind. `GAMEGEND_KILLS=200 cargo test --test recovery random -- --nocapture`
-//! is the long form.
+//! numbers of frames rise, nothing is left behind. The long form is
+//! `GAMEGEND_KILLS=200 cargo test --test recovery random -- --nocapture`.
 
 mod daemon;
 

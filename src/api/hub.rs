@@ -63,8 +63,8 @@ struct Sessions {
 }
 
 impl Hub {
-    /// `random` makes ids and seeds; `sandbox` is the api's own, in words. Sessions are written down in the journal once
-    /// [`Hub::keep_journal`] gave one.
+    /// `random` makes ids and seeds; `sandbox` is the api's own, in words. Sessions are written down in the journal
+    /// once [`Hub::keep_journal`] gave one.
     pub fn new(config: Config, access: Access, store: Arc<dyn Store>, sandbox: String, random: ChaCha20Rng) -> Hub {
         Hub {
             config,

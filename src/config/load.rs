@@ -132,8 +132,8 @@ fn own_paths(config: &mut Config, file: &toml::Table) {
 }
 
 /// The folder of the model as an absolute path without links: the configured one, else the first that exists of the
-/// version in use and the shipped model in the share directory, and `models/` beside the program (its folder, and the two
-/// above it, where a build directory keeps its programs).
+/// version in use and the shipped model in the share directory, and `models/` beside the program (its folder, and the
+/// two above it, where a build directory keeps its programs).
 ///
 /// Errors: `NoModel` with the folders that were looked at.
 pub fn resolve_model(config: &Config, program: &Path) -> Result<PathBuf, ConfigError> {

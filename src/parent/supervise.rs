@@ -20,7 +20,8 @@
 //! | killed, a bug, out of memory (the kernel's) | signal | starts again, sessions go on |
 //! | the device was lost, its memory is full | `EX_TEMPFAIL` | starts again, sessions go on |
 //! | it hangs | the watchdog: [`Event::Hung`] | killed, starts again, sessions go on |
-//! | damaged weights, no model, wrong configuration, no rights | `EX_DATAERR`, `EX_NOINPUT`, `EX_CONFIG`, `EX_NOPERM` | stays down |
+//! | damaged weights | `EX_DATAERR` | stays down |
+//! | no model, wrong configuration, no rights | `EX_NOINPUT`, `EX_CONFIG`, `EX_NOPERM` | stays down |
 //! | too many crashes | the count | stays down until SIGHUP |
 
 use std::time::Duration;

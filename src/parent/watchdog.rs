@@ -1,8 +1,8 @@
 //! Whether a worker that says nothing is dead, and whether one that says it is busy will ever be done: pure.
 //!
-//! A thread of the worker beats several times a second whatever the device does, so silence means that the whole process
-//! stands still. Each beat tells for how long the engine has been at one piece of work, so a device that never answers
-//! shows too.
+//! A thread of the worker beats several times a second whatever the device does, so silence means that the whole
+//! process stands still. Each beat tells for how long the engine has been at one piece of work, so a device that
+//! never answers shows too.
 
 use std::time::Duration;
 

@@ -88,8 +88,8 @@ fn spawn_reader<T: DeserializeOwned + Send + 'static>(
 }
 
 impl<E: Engine> Server<E> {
-    /// Greets the api and starts to listen to both links. `cache`: the folder that it may write. Errors: no thread can be
-    /// started.
+    /// Greets the api and starts to listen to both links. `cache`: the folder that it may write. Errors: no thread
+    /// can be started.
     pub(super) fn new(
         sessions: Sessions<E>,
         (parent, api): (Link, Link),

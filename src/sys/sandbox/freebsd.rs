@@ -2,8 +2,8 @@
 //! limits.
 //!
 //! What is done, and in which order, is the value of [`super::plan`]; it is undone in reverse when the jail is dropped.
-//! Its names are predictable, so what a crashed parent left is removed at the next start. The api enters capability mode
-//! (capsicum(4)).
+//! Its names are predictable, so what a crashed parent left is removed at the next start. The api enters capability
+//! mode (capsicum(4)).
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -61,8 +61,8 @@ pub fn fence(role: Role, _config: &mut Config, who: Option<&Identity>) -> Result
 }
 
 /// The api enters capability mode: it reaches its folders and sockets by the descriptors that it has, with the rights
-/// that they need, and nothing by name. The worker cannot: a driver opens its nodes and libraries late, by path; its jail
-/// is its fence.
+/// that they need, and nothing by name. The worker cannot: a driver opens its nodes and libraries late, by path; its
+/// jail is its fence.
 pub fn narrow(
     role: Role,
     listeners: &[BorrowedFd<'_>],
@@ -144,7 +144,8 @@ impl Jail {
         Ok(())
     }
 
-    /// Makes the jail of `jails/worker.toml` for this configuration, after taking away what a crashed daemon left of it.
+    /// Makes the jail of `jails/worker.toml` for this configuration, after taking away what a crashed daemon left of
+    /// it.
     ///
     /// Errors: `Ruleset`; `System` for the step that failed, with everything before it undone.
     pub fn create(config: &Config, _user: &Identity) -> Result<Jail, SandboxError> {

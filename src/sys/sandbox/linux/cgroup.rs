@@ -1,7 +1,8 @@
 //! Limits of a worker by a control group of version 2 (cgroups(7)): memory, threads, processor time.
 //!
-//! The daemon's own group must be its to divide: the root of the hierarchy, or a group that holds nobody else (systemd's
-//! `Delegate=yes`). The daemon moves into a group `parent` below it, since a group that is divided holds no process.
+//! The daemon's own group must be its to divide: the root of the hierarchy, or a group that holds nobody else
+//! (systemd's `Delegate=yes`). The daemon moves into a group `parent` below it, since a group that is divided holds
+//! no process.
 
 use std::fs;
 use std::io;

@@ -1,7 +1,8 @@
 //! A root of its own: a tmpfs with nothing in it but what a role needs, bound read-only from the host.
 //!
 //! ```text
-//!  mount namespace -> tmpfs -> pivot_root(2) -> bind each entry from the old root -> /proc -> old root off -> read-only
+//!  mount namespace -> tmpfs -> pivot_root(2) -> bind each entry from the old root -> /proc -> old root off
+//!                  -> read-only
 //! ```
 //!
 //! What shows inside is a list of entries that is made before anything is mounted; `tests` look at it as a value.
@@ -79,8 +80,8 @@ fn covered(found: &[Entry], path: &Path) -> bool {
 /// Moves this process into a root of `entries`. `own_processes`: the process is in a PID namespace of its own, so that
 /// a fresh /proc shows nothing else; otherwise the host's is bound.
 ///
-/// The mount namespace must be this process's own. Errors: `Unsupported`, with nothing done, if the root is no mount point,
-/// as in a chroot(2) into a folder; what a step returns, with the path it was about.
+/// The mount namespace must be this process's own. Errors: `Unsupported`, with nothing done, if the root is no mount
+/// point, as in a chroot(2) into a folder; what a step returns, with the path it was about.
 pub fn enter(entries: &[Entry], own_processes: bool) -> io::Result<()> {
     let none: Option<&str> = None;
     // Mounts made elsewhere from now on do not show here, nor the other way round.
