@@ -35,6 +35,9 @@ pub struct IndexConfig {
     pub vocabulary: VocabularyConfig,
     /// Text of the environment with the places `{lighting}`, `{weather}` and `{effects}`.
     pub instruction_template: String,
+    /// Kinds of video prompts that the model was trained for.
+    #[serde(default)]
+    pub video_prompts: Vec<String>,
 }
 
 /// The words for each part of the environment.

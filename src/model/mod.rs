@@ -59,6 +59,8 @@ pub struct ModelInfo {
     pub prompt_tokens_max: usize,
     /// Sizes `[width, height]` that it was trained on.
     pub sizes: Vec<[u32; 2]>,
+    /// Kinds of video prompts that it was trained for.
+    pub video_prompts: Vec<String>,
 }
 
 /// A model folder, read and checked once; shared by engines.
@@ -137,5 +139,6 @@ fn info(config: &Config, tokenizer: &TextTokenizer, hash: String, parameters: u6
         perspectives: index.vocabulary.perspective,
         prompt_tokens_max: config.text.max_length.saturating_sub(perspective),
         sizes: index.sizes,
+        video_prompts: index.video_prompts,
     }
 }

@@ -80,6 +80,15 @@ impl Engine for model::Engine {
         Ok(self.seed(session, history)?)
     }
 
+    fn encode(&mut self, request: &OpenSession, pictures: &[&[u8]]) -> Result<Vec<Vec<f32>>, Fault> {
+        Ok(self.encode(pictures, request.width, request.height)?)
+    }
+
+    fn lead(&mut self, _session: &mut Session, kind: &str, _picture: &[u8]) -> Result<(), Fault> {
+        let model = &self.model().info().name;
+        Err(Fault::session("video_prompts_unsupported", format!("model {model} was not trained for {kind}")))
+    }
+
     fn tick(&mut self, session: &mut Session, keys: Keys, picture: &mut [u8]) -> Result<(), Fault> {
         Ok(self.tick(session, keys, picture, None)?)
     }
