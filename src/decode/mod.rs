@@ -19,7 +19,7 @@ use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, rlim_t, setrlimit};
 
 use crate::config::Config;
 use crate::exit::Exit;
@@ -36,14 +36,14 @@ use clip::{Clip, Picture};
 pub use crate::sys::sandbox::DECODER_USER_VARIABLE;
 
 /// Address space: the upload, the largest block of pictures twice, and what decoders keep.
-const MEMORY_BYTES_MAX: u64 = 2 << 30;
+const MEMORY_BYTES_MAX: rlim_t = 2 << 30;
 /// Its limit by the name that each system has for it (getrlimit(2)).
 #[cfg(target_os = "linux")]
 const MEMORY: Resource = Resource::RLIMIT_AS;
 #[cfg(target_os = "freebsd")]
 const MEMORY: Resource = Resource::RLIMIT_VMEM;
 /// Processor time; a job that takes longer is no clip of ten seconds.
-const CPU_SECONDS_MAX: u64 = 20;
+const CPU_SECONDS_MAX: rlim_t = 20;
 /// Bytes of a video of which one frame is wanted.
 const VIDEO_BYTES_MAX: usize = 512 << 20;
 /// Quality of previews and posters, 1 to 100.
