@@ -219,11 +219,13 @@ fn a_clip_continues_another_and_a_live_session() {
     });
     let asked = peer.asked.lock().expect("no panic");
     assert!(asked.opened[2..].iter().all(|o| o.from_snapshot && !o.keep_tick));
+    drop(asked);
     let mut request = clip(5);
     request["from"] = json!(first);
     request["width"] = json!(128);
     let problem = client.post("/api/v1/generate", &request).problem();
-    assert_eq!((problem.code.as_str(), problem.field.as_deref()), ("invalid_field", Some("from")));
+    assert_eq!((problem.code.as_str(), problem.field.as_deref()), ("origin_mismatch", Some("from")));
+    api.settle();
 }
 
 #[test]
@@ -325,6 +327,7 @@ fn clients_are_limited_and_told_when_to_come_back() {
     let seconds: u64 = reply.header("retry-after").expect("when").parse().expect("seconds");
     assert!((1..=7).contains(&seconds), "{seconds} s");
     api.local().generate(&clip(1));
+    api.settle();
 }
 
 #[test]

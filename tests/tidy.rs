@@ -9,10 +9,11 @@ const COLUMNS_MAX: usize = 120;
 
 /// Folders of `src/` from top to bottom with what they may use below them; `config`, `proto`, `sys` are open to all.
 const IMPORTS: &[(&str, &[&str])] = &[
-    ("bin", &["parent", "api", "worker", "ctl", "exit"]),
+    ("bin", &["parent", "api", "worker", "decode", "ctl", "exit"]),
     ("parent", &["exit"]),
     ("api", &["store", "frame", "exit"]),
     ("worker", &["model", "frame", "compute", "exit"]),
+    ("decode", &["frame", "exit"]),
     ("ctl", &["model", "compute", "frame", "exit"]),
     ("model", &["compute"]),
     ("store", &[]),

@@ -247,6 +247,9 @@ fn request(session: SessionNumber, frames: Option<u32>) -> OpenSession {
         instruction: None,
         from_snapshot: false,
         keep_tick: false,
+        from_pictures: false,
+        video_prompt: None,
+        replay: false,
         tick_min: 0,
     }
 }

@@ -23,6 +23,9 @@ use super::refusal::Refusal;
 const TOKEN_PROTOCOL: &str = "gamegend.token.";
 /// A token that is shorter can be guessed.
 const TOKEN_CHARS_MIN: usize = 16;
+/// Paths that need a token where there are tokens. The page and the description of the routes do not: they are the
+/// same for everybody, and the page asks for the token.
+const GUARDED: [&str; 4] = ["/api/", "/ws/", "/v1/", "/metrics"];
 const TOKEN_FILE_BYTES_MAX: u64 = 256 * 1024;
 
 /// The other end of a connection.
@@ -92,6 +95,11 @@ impl Access {
         Ok(Access { listen, own_user, tokens })
     }
 
+    /// True if clients of the network must show a token.
+    pub fn needs_token(&self) -> bool {
+        !self.tokens.is_empty()
+    }
+
     /// Decides who sent a request.
     ///
     /// Errors: `unauthorized` without a valid token where one is needed; `cross_origin`.
@@ -109,7 +117,7 @@ impl Access {
             self.host_is_ours(headers)?;
             return Ok(Client::Address(address));
         }
-        if !uri.path().starts_with("/api/") && !uri.path().starts_with("/ws/") {
+        if !GUARDED.iter().any(|prefix| uri.path().starts_with(prefix)) {
             return Ok(Client::Address(address));
         }
         let given = token_of(headers);

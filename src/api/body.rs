@@ -15,7 +15,8 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
 }
 
 /// The same from an object that was parsed already.
-pub fn from_object<T: DeserializeOwned>(object: Map<String, Value>) -> Result<T, Refusal> {
+pub fn from_object<T: DeserializeOwned>(mut object: Map<String, Value>) -> Result<T, Refusal> {
+    object.values_mut().for_each(whole);
     let error = match T::deserialize(Value::Object(object.clone())) {
         Ok(value) => return Ok(value),
         Err(e) => e.to_string(),
@@ -40,6 +41,21 @@ pub fn from_object<T: DeserializeOwned>(object: Map<String, Value>) -> Result<T,
         }
     }
     Err(Refusal::new("invalid_json", format!("The body does not fit: {error}.")))
+}
+
+/// 24.0 is a whole number in JSON, whatever writes it so.
+fn whole(value: &mut Value) {
+    match value {
+        Value::Number(n) => {
+            let whole = n.as_f64().filter(|f| n.is_f64() && f.fract() == 0.0 && (0.0..9e15).contains(f));
+            if let Some(whole) = whole {
+                *value = Value::from(whole as u64);
+            }
+        }
+        Value::Object(object) => object.values_mut().for_each(whole),
+        Value::Array(array) => array.iter_mut().for_each(whole),
+        _ => {}
+    }
 }
 
 /// The text in backticks after `prefix`, and what follows it.
@@ -70,6 +86,9 @@ mod tests {
         let wrong = case(r#"{"prompt":"x","width":"wide","height":64}"#);
         assert_eq!(wrong, ("invalid_field".into(), some("width"), some("u32")));
         assert_eq!(case(r#"{"prompt":"x","fps":-1}"#), ("invalid_field".into(), some("fps"), some("u32")));
+        let whole: GenerateRequest = parse(br#"{"prompt":"x","width":64.0,"fps":3e1}"#).expect("whole numbers");
+        assert_eq!((whole.width, whole.fps), (64, 30));
+        assert_eq!(case(r#"{"prompt":"x","width":64.5}"#).1, some("width"));
         let (code, field, _) = refused::<Control>(r#"{"seq":1,"keyz":["W"]}"#);
         assert_eq!((code.as_str(), field), ("unknown_field", some("keyz")));
     }

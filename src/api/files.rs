@@ -23,11 +23,35 @@ enum Wanted {
     Nothing,
 }
 
-/// Sends `file`, the `object` of generation `id`.
+/// What is sent, for its headers.
+pub struct About<'a> {
+    pub kind: &'static str,
+    /// Name for a file on the client's disk.
+    pub name: Option<String>,
+    /// Tells this object from all others, for ever: an object never changes.
+    pub tag: &'a str,
+}
+
+/// Sends `object` of the thing `id`.
 pub async fn send(file: File, object: Object, id: &str, headers: &HeaderMap) -> Result<Response, Refusal> {
+    let (kind, name) = match object {
+        Object::Video => ("video/mp4", Some(format!("gamegend-{id}.mp4"))),
+        Object::Poster => ("image/jpeg", None),
+        Object::Snapshot | Object::Origin => ("application/octet-stream", Some(format!("gamegend-{id}.snapshot"))),
+    };
+    let tag = format!("\"{id}.{}\"", object.extension());
+    send_file(file, &About { kind, name, tag: &tag }, headers).await
+}
+
+async fn send_file(file: File, about: &About<'_>, headers: &HeaderMap) -> Result<Response, Refusal> {
+    if is_known(headers, about.tag) {
+        return finish(StatusCode::NOT_MODIFIED.into_response(), about);
+    }
     let mut file = tokio::fs::File::from_std(file);
     let size = file.metadata().await.map_err(|e| Refusal::internal(&e))?.len();
-    let range = headers.get(header::RANGE).and_then(|v| v.to_str().ok());
+    let text = |name: header::HeaderName| headers.get(name).and_then(|v| v.to_str().ok());
+    // A part is of use only to whoever has the other parts of the same object.
+    let range = text(header::RANGE).filter(|_| text(header::IF_RANGE).is_none_or(|tag| tag == about.tag));
     let (status, start, end) = match range.map_or(Wanted::All, |range| wanted(range, size)) {
         Wanted::All => (StatusCode::OK, 0, size),
         Wanted::Part(start, end) => (StatusCode::PARTIAL_CONTENT, start, end),
@@ -38,23 +62,39 @@ pub async fn send(file: File, object: Object, id: &str, headers: &HeaderMap) -> 
     };
     file.seek(SeekFrom::Start(start)).await.map_err(|e| Refusal::internal(&e))?;
     let mut response = (status, Body::from_stream(pieces(file, end - start))).into_response();
-    let (kind, disposition) = match object {
-        Object::Video => ("video/mp4", format!("inline; filename=\"gamegend-{id}.mp4\"")),
-        Object::Poster => ("image/jpeg", "inline".to_string()),
-        Object::Snapshot => ("application/octet-stream", "attachment".to_string()),
-    };
     let answer = response.headers_mut();
-    answer.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     answer.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     answer.insert(header::CONTENT_LENGTH, HeaderValue::from(end - start));
-    // An object never changes; `private`, since it is its owner's.
-    answer.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, max-age=86400, immutable"));
-    let range = (status == StatusCode::PARTIAL_CONTENT).then(|| format!("bytes {start}-{}/{size}", end - 1));
-    for (name, text) in [(header::CONTENT_DISPOSITION, Some(disposition)), (header::CONTENT_RANGE, range)] {
-        if let Some(text) = text {
-            answer.insert(name, HeaderValue::from_str(&text).map_err(|e| Refusal::internal(&e))?);
-        }
+    if status == StatusCode::PARTIAL_CONTENT {
+        let range = format!("bytes {start}-{}/{size}", end - 1);
+        answer.insert(header::CONTENT_RANGE, HeaderValue::from_str(&range).map_err(|e| Refusal::internal(&e))?);
     }
+    finish(response, about)
+}
+
+/// Sends a picture that was made for this request but would be the same for every other.
+pub fn send_bytes(bytes: Vec<u8>, about: &About<'_>, headers: &HeaderMap) -> Result<Response, Refusal> {
+    match is_known(headers, about.tag) {
+        true => finish(StatusCode::NOT_MODIFIED.into_response(), about),
+        false => finish(bytes.into_response(), about),
+    }
+}
+
+/// True if the client has it already.
+pub fn is_known(headers: &HeaderMap, tag: &str) -> bool {
+    let known = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok());
+    known.is_some_and(|known| known.split(',').any(|t| matches!(t.trim(), "*") || t.trim() == tag))
+}
+
+fn finish(mut response: Response, about: &About<'_>) -> Result<Response, Refusal> {
+    let header = |text: &str| HeaderValue::from_str(text).map_err(|e| Refusal::internal(&e));
+    let disposition = about.name.as_ref().map_or("inline".to_string(), |n| format!("inline; filename=\"{n}\""));
+    let answer = response.headers_mut();
+    answer.insert(header::CONTENT_TYPE, HeaderValue::from_static(about.kind));
+    answer.insert(header::ETAG, header(about.tag)?);
+    answer.insert(header::CONTENT_DISPOSITION, header(&disposition)?);
+    // `private`, since it is its owner's.
+    answer.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, max-age=86400, immutable"));
     Ok(response)
 }
 

@@ -1,106 +1,94 @@
-//! The routes, one table for the network and the Unix socket alike.
+//! The handlers of the first routes: generate, control, status, and what all handlers share.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::body::{Body, to_bytes};
-use axum::extract::{Query, Request, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Extension, Json, Router};
+use axum::{Extension, Json};
 use serde_json::{Map, Value};
 
-use super::access::{Client, Peer};
+use super::access::Client;
 use super::hub::Hub;
+use super::idempotency::Turn;
 use super::limits::BODY_TIME_MAX;
-use super::rate::Kind;
+use super::query::Query;
 use super::refusal::Refusal;
-use super::{assets, body, files, stream};
+use super::session::{Session, Stored, links};
+use super::{body, files};
 use crate::proto::api::{Control, GenerateReply, GenerateRequest};
 use crate::proto::limits::BODY_BYTES_MAX;
 use crate::store::Object;
 
-/// What pages of this daemon may do: their own scripts, styles, pictures and connections, nothing inline, no frames.
-const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; \
-     media-src 'self' blob:; connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; \
-     frame-ancestors 'none'";
-
-/// Every route.
-pub fn router(hub: Arc<Hub>) -> Router {
-    Router::new()
-        .route("/api/v1/generate", post(generate).delete(stop))
-        .route("/api/v1/control", post(control))
-        .route("/api/v1/status", get(status))
-        .route("/api/v1/video", get(video))
-        .route("/api/v1/poster", get(poster))
-        .route("/ws/stream", get(stream::stream))
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
-        .route("/", get(assets::index))
-        .route("/{asset}", get(assets::asset))
-        .fallback(|| async { Refusal::new("not_found", "There is nothing at this path.") })
-        .method_not_allowed_fallback(|request: Request| async move {
-            let detail = format!("{} is not for this path; the Allow header says what is.", request.method());
-            Refusal::new("method_not_allowed", detail)
-        })
-        .layer(middleware::from_fn_with_state(hub.clone(), guard))
-        .with_state(hub)
-}
-
-/// Lets a request in if its client may send it, and adds what every answer has.
-async fn guard(State(hub): State<Arc<Hub>>, mut request: Request, next: Next) -> Response {
-    let peer = request.extensions().get::<Peer>().copied();
-    let client = match peer {
-        Some(peer) => hub.access.client(peer, request.method(), request.uri(), request.headers()),
-        None => Err(Refusal::new("internal", "The connection has no peer.")),
-    };
-    let mut response = match client {
-        Ok(client) => {
-            request.extensions_mut().insert(client);
-            next.run(request).await
-        }
-        Err(refusal) => refusal.into_response(),
-    };
-    let headers = response.headers_mut();
-    for (name, value) in [
-        (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
-    ] {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
-    headers.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
-    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
-    response
-}
-
-async fn generate(
+pub async fn generate(
     State(hub): State<Arc<Hub>>,
     Extension(client): Extension<Client>,
     headers: HeaderMap,
     request: Body,
 ) -> Result<Response, Refusal> {
-    hub.count(&client, Kind::Generate)?;
-    let request: GenerateRequest = body::parse(&read_json(&headers, request).await?)?;
-    // Reading a snapshot to continue from blocks.
-    let session = blocking(move || hub.generate(&client, request)).await??;
-    let reply = GenerateReply { id: session.spec.id.clone(), links: super::session::links(&session.spec.id, false) };
+    let bytes = read_json(&headers, request).await?;
+    let started = once(&hub, &client, &headers, "generate", &bytes, async || {
+        let request: GenerateRequest = body::parse(&bytes)?;
+        hub.generate(&client, request).await
+    });
+    started_reply(&started.await?)
+}
+
+/// A session that a request started, or that the same request started before.
+pub struct Started {
+    pub id: String,
+    /// True if nothing was done now.
+    pub again: bool,
+}
+
+/// Runs `start` unless a request with the same `Idempotency-Key` did before.
+pub async fn once(
+    hub: &Arc<Hub>,
+    client: &Client,
+    headers: &HeaderMap,
+    path: &str,
+    bytes: &[u8],
+    start: impl AsyncFnOnce() -> Result<Arc<Session>, Refusal>,
+) -> Result<Started, Refusal> {
+    let Some(key) = headers.get("idempotency-key") else {
+        return Ok(Started { id: start().await?.spec.id.clone(), again: false });
+    };
+    let key = key.to_str().unwrap_or("");
+    if let Turn::Again(id) = hub.keys.begin(client, key, path, bytes)? {
+        return Ok(Started { id, again: true });
+    }
+    match start().await {
+        Ok(session) => {
+            hub.keys.done(client, key, &session.spec.id);
+            Ok(Started { id: session.spec.id.clone(), again: false })
+        }
+        Err(refusal) => {
+            hub.keys.failed(client, key);
+            Err(refusal)
+        }
+    }
+}
+
+/// 202 with the id and where to go on.
+pub fn started_reply(started: &Started) -> Result<Response, Refusal> {
+    let reply = GenerateReply { id: started.id.clone(), links: links(&started.id, Stored::Nothing) };
     let mut response = (StatusCode::ACCEPTED, Json(&reply)).into_response();
-    if let Ok(location) = HeaderValue::from_str(&reply.links.status) {
-        response.headers_mut().insert(header::LOCATION, location);
+    let location = HeaderValue::from_str(&reply.links.session).map_err(|e| Refusal::internal(&e))?;
+    response.headers_mut().insert(header::LOCATION, location);
+    if started.again {
+        response.headers_mut().insert("idempotency-replayed", HeaderValue::from_static("true"));
     }
     Ok(response)
 }
 
-async fn control(
+pub async fn control(
     State(hub): State<Arc<Hub>>,
     Extension(client): Extension<Client>,
     headers: HeaderMap,
     request: Body,
 ) -> Result<Response, Refusal> {
-    hub.count(&client, Kind::Control)?;
     // A flattened structure would let unknown fields pass, so the session is taken out by hand.
     let mut object: Map<String, Value> = body::parse(&read_json(&headers, request).await?)?;
     let id = match object.remove("session") {
@@ -118,23 +106,24 @@ async fn control(
     Ok(Json(hub.session_status(&client, &id)?).into_response())
 }
 
-async fn status(
+pub async fn status(
     State(hub): State<Arc<Hub>>,
     Extension(client): Extension<Client>,
-    Query(query): Query<HashMap<String, String>>,
+    Query(query): Query,
 ) -> Result<Response, Refusal> {
-    hub.count(&client, Kind::Status)?;
+    only(&query, &["id"])?;
     Ok(match query.get("id") {
         Some(id) => Json(hub.session_status(&client, id)?).into_response(),
         None => Json(hub.status(&client)).into_response(),
     })
 }
 
-async fn stop(
+pub async fn stop(
     State(hub): State<Arc<Hub>>,
     Extension(client): Extension<Client>,
-    Query(query): Query<HashMap<String, String>>,
+    Query(query): Query,
 ) -> Result<Response, Refusal> {
+    only(&query, &["id"])?;
     let id = required(&query, "id")?;
     if let Some(session) = hub.session(&client, id) {
         hub.stop(&session);
@@ -142,19 +131,19 @@ async fn stop(
     Ok(Json(hub.session_status(&client, id)?).into_response())
 }
 
-async fn video(
+pub async fn video(
     State(hub): State<Arc<Hub>>,
     Extension(client): Extension<Client>,
-    Query(query): Query<HashMap<String, String>>,
+    Query(query): Query,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     object(&hub, &client, &query, &headers, Object::Video).await
 }
 
-async fn poster(
+pub async fn poster(
     State(hub): State<Arc<Hub>>,
     Extension(client): Extension<Client>,
-    Query(query): Query<HashMap<String, String>>,
+    Query(query): Query,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     object(&hub, &client, &query, &headers, Object::Poster).await
@@ -167,22 +156,61 @@ async fn object(
     headers: &HeaderMap,
     object: Object,
 ) -> Result<Response, Refusal> {
-    let id = required(query, "id")?;
-    if hub.stored(client, id).is_none() {
+    only(query, &["id"])?;
+    send_object(hub, client, required(query, "id")?, headers, object).await
+}
+
+/// Sends an object of a stored thing. Errors: `unknown_session`, `no_object`.
+pub async fn send_object(
+    hub: &Arc<Hub>,
+    client: &Client,
+    id: &str,
+    headers: &HeaderMap,
+    object: Object,
+) -> Result<Response, Refusal> {
+    let none = |what: &str| Refusal::new("no_object", format!("{what}."));
+    let Some(stored) = hub.stored(client, id) else {
         let session = hub.session(client, id).ok_or_else(|| Refusal::unknown_session(id))?;
-        let what = if session.is_interactive() { "An interactive session is not stored" } else { "It is not finished" };
-        return Err(Refusal::new("no_object", format!("{what}.")));
+        return Err(none(if session.is_interactive() {
+            "An interactive session has no video"
+        } else {
+            "It is not finished"
+        }));
+    };
+    if object == Object::Video && stored.video_bytes == 0 {
+        return Err(none("A session's state has no video; replay it to get one"));
     }
     let (store, owned) = (hub.store.clone(), id.to_string());
-    let file = blocking(move || store.open(&owned, object)).await?.map_err(|e| Refusal::internal(&e))?;
+    let file = blocking(move || store.open(&owned, object)).await?.map_err(|_| none("There is none"))?;
     files::send(file, object, id, headers).await
 }
 
-async fn ready(State(hub): State<Arc<Hub>>) -> Result<&'static str, Refusal> {
+pub async fn ready(State(hub): State<Arc<Hub>>) -> Result<&'static str, Refusal> {
     match hub.state_word() {
         "ready" => Ok("ready\n"),
         "draining" => Err(Refusal::new("draining", "The daemon is stopping.")),
         word => Err(Refusal::new("worker_unavailable", format!("The daemon is {word}.")).retry_after(1)),
+    }
+}
+
+pub async fn health() -> &'static str {
+    "ok\n"
+}
+
+pub async fn metrics(State(hub): State<Arc<Hub>>, Extension(client): Extension<Client>) -> impl IntoResponse {
+    let text = hub.counters.text(&hub.status(&client), hub.queue_length());
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
+}
+
+/// Errors: `unknown_field` for a parameter that there is not.
+pub fn only(query: &HashMap<String, String>, names: &[&str]) -> Result<(), Refusal> {
+    match query.keys().find(|k| !names.contains(&k.as_str())) {
+        Some(other) => {
+            let shown: String = other.chars().take(64).collect();
+            let detail = format!("There is no parameter {shown:?}.");
+            Err(Refusal::new("unknown_field", detail).about(shown, names.join(", ")))
+        }
+        None => Ok(()),
     }
 }
 
@@ -198,7 +226,7 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
 }
 
 /// The body of a request that says it is JSON: only such requests need the consent of a site before they are sent.
-async fn read_json(headers: &HeaderMap, request: Body) -> Result<bytes::Bytes, Refusal> {
+pub async fn read_json(headers: &HeaderMap, request: Body) -> Result<bytes::Bytes, Refusal> {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
     if !kind.split(';').next().unwrap_or("").trim().eq_ignore_ascii_case("application/json") {
         let detail = format!("The body is {kind:?}.");

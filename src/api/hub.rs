@@ -7,36 +7,44 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Instant;
 
 use rand_chacha::ChaCha20Rng;
-use rand_chacha::rand_core::RngCore;
 
 use super::access::{Access, Client};
+use super::decoder::Decoders;
+use super::idempotency;
 use super::journal::Journal;
 use super::limits::ENDED_KEPT_MAX;
+use super::metrics::Counters;
 use super::pump::{self, Archive};
-use super::rate::{Kind, Rates};
+use super::rate::{self, Left, Rates};
 use super::refusal::{Refusal, chain};
-use super::session::{Feed, Session, Spec, links};
+use super::resume::Places;
+use super::session::{Feed, Inputs, Session, Spec, links, stored_as};
 use super::worker::{Order, Worker};
 use crate::config::Config;
-use crate::frame::{RingReader, Snapshot};
-use crate::proto::api::{Control, DaemonStatus, GenerateRequest, SessionStatus, State, Vocabulary, WorkerStatus};
+use crate::frame::RingReader;
+use crate::proto::api::{Control, DaemonStatus, SessionStatus, State, Vocabulary, WorkerStatus};
 use crate::proto::limits;
 use crate::proto::link::{FromWorker, SessionNumber, ToWorker};
-use crate::store::{Generation, Object, Store};
-use crate::sys::shm::SharedMemory;
+use crate::store::uploads::{Record, Uploads};
+use crate::store::{Generation, Store};
 
 /// Everything that requests and threads share.
 pub struct Hub {
     pub config: Config,
     pub access: Access,
     pub store: Arc<dyn Store>,
+    pub uploads: Uploads,
+    pub decoders: Decoders,
+    pub counters: Arc<Counters>,
+    pub places: Places,
+    pub keys: idempotency::Keys,
     /// `None` in tests that need no way back.
-    journal: Option<Journal>,
+    pub(super) journal: Option<Journal>,
     rates: Rates,
     sandbox: String,
     started: Instant,
     draining: AtomicBool,
-    numbers: AtomicU64,
+    pub(super) numbers: AtomicU64,
     random: Mutex<ChaCha20Rng>,
     /// Locked before `sessions` where both are: a session is opened by whoever inserts it or by whoever brings the
     /// worker, never by both.
@@ -46,7 +54,7 @@ pub struct Hub {
 
 /// The worker, and what was learnt from the last one.
 #[derive(Default)]
-struct Desk {
+pub(super) struct Desk {
     worker: Option<Worker>,
     vocabulary: Option<Vocabulary>,
     model_hash: String,
@@ -55,21 +63,42 @@ struct Desk {
 }
 
 #[derive(Default)]
-struct Sessions {
+pub(super) struct Sessions {
     by_id: HashMap<String, Arc<Session>>,
     by_number: HashMap<SessionNumber, Arc<Session>>,
     /// Ids of ended sessions, in the order in which they ended.
     ended: Vec<String>,
+    /// Stored generations that wait for others, the first one first.
+    waiting: Vec<Arc<Session>>,
+}
+
+/// What a hub is made of.
+pub struct Parts {
+    pub config: Config,
+    pub access: Access,
+    pub store: Arc<dyn Store>,
+    pub uploads: Uploads,
+    pub decoders: Decoders,
+    pub counters: Arc<Counters>,
+    /// The api's own, in words.
+    pub sandbox: String,
+    /// Makes ids and seeds.
+    pub random: ChaCha20Rng,
 }
 
 impl Hub {
-    /// `random` makes ids and seeds; `sandbox` is the api's own, in words. Sessions are written down in the journal
-    /// once [`Hub::keep_journal`] gave one.
-    pub fn new(config: Config, access: Access, store: Arc<dyn Store>, sandbox: String, random: ChaCha20Rng) -> Hub {
+    /// Sessions are written down in the journal once [`Hub::keep_journal`] gave one.
+    pub fn new(parts: Parts) -> Hub {
+        let Parts { config, access, store, uploads, decoders, counters, sandbox, random } = parts;
         Hub {
             config,
             access,
             store,
+            uploads,
+            decoders,
+            counters,
+            places: Places::default(),
+            keys: idempotency::Keys::default(),
             journal: None,
             rates: Rates::default(),
             sandbox,
@@ -82,77 +111,65 @@ impl Hub {
         }
     }
 
-    fn desk(&self) -> MutexGuard<'_, Desk> {
+    pub(super) fn desk(&self) -> MutexGuard<'_, Desk> {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn sessions(&self) -> MutexGuard<'_, Sessions> {
+    pub(super) fn sessions(&self) -> MutexGuard<'_, Sessions> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn random(&self) -> MutexGuard<'_, ChaCha20Rng> {
+    pub fn random(&self) -> MutexGuard<'_, ChaCha20Rng> {
         self.random.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a request of a client. Errors: `rate_limited`.
-    pub fn count(&self, client: &Client, kind: Kind) -> Result<(), Refusal> {
+    /// Counts a request of a client, and of its address if it is known by something else. Answers what it has left,
+    /// the smaller of both. Errors: `rate_limited`.
+    pub fn count(&self, client: &Client, address: Option<Client>, kind: rate::Kind) -> Result<Option<Left>, Refusal> {
         if !client.is_limited() {
-            return Ok(());
+            return Ok(None);
         }
-        self.rates.count(client, kind, Instant::now()).map_err(|wait| {
-            let detail = format!("{} of these requests a minute are allowed.", kind.per_minute());
-            Refusal::new("rate_limited", detail).retry_after(wait.as_secs() + 1)
-        })
+        let mut left: Option<Left> = None;
+        for who in [Some(client.clone()), address.filter(|a| a != client)].into_iter().flatten() {
+            let counted = self.rates.count(&who, kind, Instant::now()).map_err(|wait| {
+                let detail = format!("{} of these requests a minute are allowed.", kind.per_minute());
+                Refusal::new("rate_limited", detail).retry_after(wait.as_secs() + 1)
+            })?;
+            left = Some(left.filter(|l| l.requests <= counted.requests).unwrap_or(counted));
+        }
+        Ok(left)
     }
 
-    /// Starts a session. Errors: `invalid_field`, `unknown_session` (in `from`), `too_many_sessions`,
-    /// `worker_unavailable`, `draining`.
-    ///
-    /// Blocks: for as long as a snapshot takes to read.
-    pub fn generate(self: &Arc<Hub>, client: &Client, request: GenerateRequest) -> Result<Arc<Session>, Refusal> {
-        if self.draining.load(Ordering::Acquire) {
-            return Err(Refusal::new("draining", "The daemon is stopping and starts nothing new."));
-        }
-        let vocabulary = self.vocabulary()?;
-        request.check(&vocabulary)?;
-        let origin = request.from.as_deref().map(|id| self.snapshot_of(client, id, &request)).transpose()?;
-        let mut id = [0; 16];
-        self.random().fill_bytes(&mut id);
-        let seed = request.seed.unwrap_or_else(|| u64::from(self.random().next_u32()));
-        let spec = Spec {
-            id: id.iter().map(|b| format!("{b:02x}")).collect(),
-            number: self.numbers.fetch_add(1, Ordering::Relaxed),
-            owner: client.to_string(),
-            prompt: request.prompt,
-            perspective: request.perspective,
-            width: request.width,
-            height: request.height,
-            fps: request.fps,
-            steps: request.steps.unwrap_or(vocabulary.default_steps),
-            seed,
-            frames: (!request.interactive).then_some(request.frames),
-        };
-        self.start(spec, origin)
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
     }
 
-    fn start(self: &Arc<Hub>, spec: Spec, origin: Option<Arc<OwnedFd>>) -> Result<Arc<Session>, Refusal> {
+    /// A number for a new viewer; never 0.
+    pub fn new_viewer(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Hash of the weights of the last worker.
+    pub fn model_hash(&self) -> String {
+        self.desk().model_hash.clone()
+    }
+
+    /// Makes a session known, and opens it as soon as its turn comes. Errors: `too_many_sessions`, `queue_full`.
+    pub fn start(self: &Arc<Hub>, spec: Spec, inputs: Inputs) -> Result<Arc<Session>, Refusal> {
         let (feed, told) = mpsc::channel();
-        let session = Arc::new(Session::new(spec, origin, feed).map_err(|e| Refusal::internal(&e))?);
+        let session = Session::new(spec, inputs, feed, self.counters.clone()).map_err(|e| Refusal::internal(&e))?;
+        let session = Arc::new(session);
         let desk = self.desk();
-        {
-            let mut sessions = self.sessions();
-            self.has_room(&sessions, session.is_interactive())?;
-            self.insert(&mut sessions, &session, told).map_err(|e| Refusal::internal(&e))?;
-        }
+        let mut sessions = self.sessions();
+        self.has_room(&sessions, session.is_interactive())?;
+        self.insert(&mut sessions, &session, told).map_err(|e| Refusal::internal(&e))?;
         self.write_down(&session, true);
-        if let Some(worker) = &desk.worker {
-            open(worker, &session);
-        }
+        self.call_up(&desk, &mut sessions);
         Ok(session)
     }
 
-    /// Starts the session's thread and makes it known.
-    fn insert(
+    /// Starts the session's thread and makes it known; it waits for its turn.
+    pub(super) fn insert(
         self: &Arc<Hub>,
         sessions: &mut Sessions,
         session: &Arc<Session>,
@@ -160,54 +177,44 @@ impl Hub {
     ) -> std::io::Result<()> {
         let (pumped, hub) = (session.clone(), self.clone());
         let work = move || {
-            let desk = hub.clone();
-            let model_hash = Box::new(move || desk.desk().model_hash.clone());
-            pump::run(&pumped, &told, &Archive { store: hub.store.clone(), model_hash });
+            pump::run(&pumped, &told, &hub.archive());
             hub.ended(&pumped);
         };
         std::thread::Builder::new().name(format!("session {}", session.spec.number)).spawn(work)?;
         sessions.by_id.insert(session.spec.id.clone(), session.clone());
         sessions.by_number.insert(session.spec.number, session.clone());
+        sessions.waiting.push(session.clone());
         Ok(())
     }
 
-    /// Writes sessions down from now on. To be called before the hub is shared.
-    pub fn keep_journal(&mut self, journal: Journal) {
-        self.journal = Some(journal);
+    /// Where finished things go.
+    pub fn archive(self: &Arc<Hub>) -> Archive {
+        let hub = self.clone();
+        Archive { store: self.store.clone(), model_hash: Box::new(move || hub.model_hash()) }
     }
 
-    /// Brings back the sessions that an earlier api wrote down; they open with the first worker.
-    pub fn restore(self: &Arc<Hub>) {
-        let found = self.journal.as_ref().map(Journal::load).unwrap_or_default();
-        for checkpoint in found {
-            let (feed, told) = mpsc::channel();
-            let id = checkpoint.record.spec.id.clone();
-            let number = checkpoint.record.spec.number;
-            self.numbers.fetch_max(number + 1, Ordering::Relaxed);
-            let restored = Session::restore(checkpoint, feed).map_err(|e| chain(&e)).and_then(|session| {
-                let session = Arc::new(session);
-                self.insert(&mut self.sessions(), &session, told).map_err(|e| e.to_string())
-            });
-            match restored {
-                Ok(()) => log::info!("session {id} comes back"),
-                Err(e) => log::error!("session {id} cannot come back: {e}"),
-            }
-        }
-    }
-
-    /// Writes down every session that has changed; all of them if `always`.
-    pub fn checkpoint(&self, always: bool) {
-        for session in self.live() {
-            self.write_down(&session, always);
-        }
-    }
-
-    fn write_down(&self, session: &Session, always: bool) {
-        let Some(journal) = &self.journal else { return };
-        if let Some((record, snapshot)) = session.checkpoint(always) {
-            journal.write(&record, snapshot.as_deref());
+    /// Lets in whoever is next: interactive sessions at once, stored generations a few at a time.
+    pub(super) fn call_up(&self, desk: &Desk, sessions: &mut Sessions) {
+        let runs = |s: &Arc<Session>| !s.is_interactive() && s.is_admitted() && !s.state().is_final();
+        let mut running = sessions.by_number.values().filter(|s| runs(s)).count();
+        let mut position = 0;
+        let waiting = std::mem::take(&mut sessions.waiting);
+        for session in waiting {
+            let free = session.is_interactive() || running < limits::GENERATIONS_RUNNING_MAX;
             if session.state().is_final() {
-                journal.remove(&session.spec.id);
+                continue;
+            }
+            if !free {
+                position += 1;
+                session.queued_at(position);
+                sessions.waiting.push(session);
+                continue;
+            }
+            if session.admit() {
+                running += usize::from(!session.is_interactive());
+                if let Some(worker) = &desk.worker {
+                    open(worker, &session);
+                }
             }
         }
     }
@@ -223,49 +230,24 @@ impl Hub {
             sessions.by_number.values().filter(counts).count()
         };
         let max = self.config.worker.sessions_max;
-        let detail = match () {
-            () if live(false) >= limits::SESSIONS_MAX => format!("{} sessions exist already.", limits::SESSIONS_MAX),
-            () if interactive && live(true) >= max => format!("{max} interactive sessions run already."),
+        let (code, detail) = match () {
+            () if live(false) >= limits::SESSIONS_MAX => {
+                ("too_many_sessions", format!("{} sessions exist already.", limits::SESSIONS_MAX))
+            }
+            () if interactive && live(true) >= max => {
+                ("too_many_sessions", format!("{max} interactive sessions run already."))
+            }
+            () if !interactive && sessions.waiting.len() >= limits::QUEUE_MAX => {
+                ("queue_full", format!("{} generations wait already.", limits::QUEUE_MAX))
+            }
             () => return Ok(()),
         };
-        Err(Refusal::new("too_many_sessions", detail).retry_after(10))
+        Err(Refusal::new(code, detail).retry_after(10))
     }
 
-    /// The snapshot to continue from, as a descriptor for the worker.
-    fn snapshot_of(&self, client: &Client, id: &str, request: &GenerateRequest) -> Result<Arc<OwnedFd>, Refusal> {
-        let unknown = || Refusal::unknown_session(id).about("from", "a session or stored generation of yours");
-        let unusable =
-            |what: String| Refusal::new("invalid_field", format!("from: {what}.")).about("from", "another one");
-        let fd = match self.session(client, id) {
-            Some(session) => match (session.ring_fd(), session.last_snapshot()) {
-                (Some(ring), _) => Some(ring),
-                (None, Some(bytes)) => {
-                    let memory = SharedMemory::create("gamegend-snapshot", bytes.len());
-                    let memory = memory.map_err(|e| Refusal::internal(&e))?;
-                    memory.write(0, &bytes);
-                    Some(Arc::new(memory.read_only_fd().map_err(|e| Refusal::internal(&e))?))
-                }
-                (None, None) => None,
-            },
-            None => None,
-        };
-        let fd = match fd {
-            Some(fd) => fd,
-            None => {
-                self.stored(client, id).ok_or_else(unknown)?;
-                let file = self.store.open(id, Object::Snapshot);
-                Arc::new(file.map_err(|_| unusable("it has no snapshot".to_string()))?.into())
-            }
-        };
-        let snapshot = Snapshot::read_fd(&fd).map_err(|e| unusable(chain(&e)))?;
-        let (width, height) = (snapshot.about.width, snapshot.about.height);
-        if (width, height) != (request.width, request.height) {
-            return Err(unusable(format!("it has {width}x{height} pixels; width and height must be the same")));
-        }
-        if snapshot.about.model_hash != self.desk().model_hash {
-            return Err(unusable("it was made by another model".to_string()));
-        }
-        Ok(fd)
+    /// Generations that wait.
+    pub fn queue_length(&self) -> usize {
+        self.sessions().waiting.len()
     }
 
     /// A session of this run that the client may use, ended ones included.
@@ -276,6 +258,11 @@ impl Hub {
     /// A stored generation that the client may use.
     pub fn stored(&self, client: &Client, id: &str) -> Option<Arc<Generation>> {
         self.store.get(id).filter(|g| client.may_use(&g.owner))
+    }
+
+    /// An upload that the client may use.
+    pub fn upload(&self, client: &Client, id: &str) -> Option<Arc<Record>> {
+        self.uploads.get(id).filter(|r| client.may_use(&r.owner))
     }
 
     /// Takes a control for a session. Errors: `unknown_session`, `worker_unavailable`, and those of
@@ -308,6 +295,27 @@ impl Hub {
         {
             worker.order(ToWorker::Close { session: session.spec.number });
         }
+        // Those behind it move up at once.
+        self.call_up(&desk, &mut self.sessions());
+    }
+
+    /// Ends a session if it runs and removes everything of it. Errors: `unknown_session`.
+    ///
+    /// Blocks: removes files.
+    pub fn delete(&self, client: &Client, id: &str) -> Result<(), Refusal> {
+        let (session, stored) = (self.session(client, id), self.stored(client, id));
+        if session.is_none() && stored.is_none() {
+            return Err(Refusal::unknown_session(id));
+        }
+        if let Some(session) = session {
+            session.forget();
+            self.stop(&session);
+            let mut sessions = self.sessions();
+            sessions.by_id.remove(id);
+            sessions.ended.retain(|e| e != id);
+        }
+        self.store.delete(id);
+        Ok(())
     }
 
     /// The session's thread is through with it.
@@ -315,17 +323,25 @@ impl Hub {
         if let Some(journal) = &self.journal {
             journal.remove(&session.spec.id);
         }
+        let desk = self.desk();
         let mut sessions = self.sessions();
         sessions.by_number.remove(&session.spec.number);
-        sessions.ended.push(session.spec.id.clone());
+        if session.is_forgotten() {
+            // Its thread may have stored it after it was deleted.
+            self.store.delete(&session.spec.id);
+        } else {
+            sessions.ended.push(session.spec.id.clone());
+        }
         if sessions.ended.len() > ENDED_KEPT_MAX {
             let oldest = sessions.ended.remove(0);
             sessions.by_id.remove(&oldest);
         }
+        self.call_up(&desk, &mut sessions);
+        drop((desk, sessions));
         log::info!("session {}: {}", session.spec.id, state_word(session.state()));
     }
 
-    fn live(&self) -> Vec<Arc<Session>> {
+    pub(super) fn live(&self) -> Vec<Arc<Session>> {
         let mut live: Vec<_> = self.sessions().by_number.values().cloned().collect();
         live.retain(|s| !s.state().is_final());
         live.sort_by_key(|s| s.spec.number);
@@ -367,8 +383,8 @@ impl Hub {
         log::info!("worker {} (pid {}) on {}", worker.generation, worker.pid, worker.about.device);
         desk.vocabulary = Some(worker.about.vocabulary.clone());
         desk.model_hash.clone_from(&worker.about.model_hash);
-        for session in self.live() {
-            open(&worker, &session);
+        for session in self.live().iter().filter(|s| s.is_admitted()) {
+            open(&worker, session);
         }
         desk.given_up = None;
         desk.worker = Some(worker);
@@ -416,7 +432,9 @@ impl Hub {
             FromWorker::Failed { session: number, code, message } => {
                 if let Some(session) = session(number) {
                     log::warn!("session {}: {message} ({code})", session.spec.id);
-                    let refusal = Refusal::new("session_failed", format!("{message}."));
+                    let prompts = "video_prompts_unsupported";
+                    let ours = if code == prompts { prompts } else { "session_failed" };
+                    let refusal = Refusal::new(ours, format!("{message}."));
                     session.end(State::Failed, "failed", Some(refusal));
                 }
             }
@@ -483,16 +501,27 @@ impl Hub {
         self.stored(client, id).map(|g| stored_status(&g)).ok_or_else(|| Refusal::unknown_session(id))
     }
 
-    /// The daemon and everything in it that the client may see: sessions by age, then stored generations, newest first.
-    pub fn status(&self, client: &Client) -> DaemonStatus {
+    /// Sessions by age, then stored things that no session is about, the newest first.
+    pub fn known(&self, client: &Client) -> Vec<SessionStatus> {
         let mut known: Vec<Arc<Session>> = self.sessions().by_id.values().cloned().collect();
         known.retain(|s| client.may_use(&s.spec.owner));
         known.sort_by_key(|s| s.spec.number);
-        let mut sessions: Vec<SessionStatus> = known.iter().map(|s| s.status()).collect();
+        let mut all: Vec<SessionStatus> = known.iter().map(|s| s.status()).collect();
         let told = |g: &Arc<Generation>| client.may_use(&g.owner) && !known.iter().any(|s| s.spec.id == g.id);
-        sessions.extend(self.store.list().iter().filter(|g| told(g)).map(|g| stored_status(g)));
+        all.extend(self.store.list().iter().filter(|g| told(g)).map(|g| stored_status(g)));
+        all
+    }
+
+    /// The worker, while there is one.
+    pub fn worker_status(&self) -> Option<WorkerStatus> {
+        self.desk().worker.as_ref().map(worker_status)
+    }
+
+    /// The daemon and everything in it that the client may see: sessions by age, then stored generations, newest first.
+    pub fn status(&self, client: &Client) -> DaemonStatus {
+        let sessions = self.known(client);
         let state = self.state_word().to_string();
-        let worker = self.desk().worker.as_ref().map(worker_status);
+        let worker = self.worker_status();
         DaemonStatus {
             version: env!("CARGO_PKG_VERSION").to_string(),
             uptime_seconds: self.started.elapsed().as_secs(),
@@ -545,20 +574,26 @@ fn worker_status(worker: &Worker) -> WorkerStatus {
 fn stored_status(g: &Generation) -> SessionStatus {
     SessionStatus {
         id: g.id.clone(),
+        kind: g.kind,
         state: State::Done,
+        queue_position: None,
         progress: 1.0,
         frame_count: u64::from(g.frames),
         frames: g.frames,
-        interactive: false,
+        interactive: g.kind == crate::proto::api::Kind::Session,
         prompt: g.prompt.clone(),
         width: g.width,
         height: g.height,
         fps: g.fps,
         steps: g.steps,
         seed: g.seed,
+        perspective: g.perspective.clone(),
+        from: g.from.clone(),
+        video_prompt: g.video_prompt.clone(),
+        created: g.created,
         frames_per_second: 0.0,
         viewers: 0,
         error: None,
-        links: links(&g.id, true),
+        links: links(&g.id, stored_as(g.kind, true)),
     }
 }

@@ -170,6 +170,7 @@ pub fn snapshot_bytes(fd: impl std::os::fd::AsFd) -> Result<Option<Vec<u8>>, Rin
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::api::Kind;
 
     fn record(number: u64) -> Record {
         let spec = Spec {
@@ -184,6 +185,10 @@ mod tests {
             steps: 1,
             seed: 9,
             frames: None,
+            kind: Kind::Session,
+            from: None,
+            video_prompt: None,
+            created: 0,
         };
         Record {
             spec,

@@ -28,3 +28,26 @@ pub const CONTROLS_AWAITED_MAX: usize = 256;
 pub const FILE_PIECE_BYTES: usize = 64 * 1024;
 /// Tokens in a token file.
 pub const TOKENS_MAX: usize = 1024;
+/// Units of an H.264 stream that wait for a viewer; one that is further behind goes on at the next key frame.
+pub const VIDEO_UNITS_MAX: usize = 16;
+/// A key frame because a viewer wants one comes at most this often: it costs every viewer a large frame.
+pub const KEY_FRAME_PAUSE: Duration = Duration::from_millis(300);
+/// A stream that was lost can be resumed for so long.
+pub const RESUME_TIME_MAX: Duration = Duration::from_secs(60);
+/// Streams that can be resumed.
+pub const RESUME_MAX: usize = 4096;
+/// Keys that a lost stream held are released after this, unless it was resumed.
+pub const KEYS_HELD_AFTER_LOSS: Duration = Duration::from_secs(2);
+/// Idempotency keys that are remembered, and for how long.
+pub const IDEMPOTENCY_KEPT_MAX: usize = 2048;
+pub const IDEMPOTENCY_TIME_MAX: Duration = Duration::from_secs(24 * 3600);
+/// An upload must have arrived after this: 32 MiB in it are 0.5 MiB/s.
+pub const UPLOAD_TIME_MAX: Duration = Duration::from_secs(60);
+/// A decoder must have answered after this.
+pub const DECODE_TIME_MAX: Duration = Duration::from_secs(25);
+/// Decoders at once; whoever comes later waits.
+pub const DECODERS_MAX: usize = 2;
+/// Whoever waits for a decoder longer than this is told to come again.
+pub const DECODER_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Bytes of a form beside the files in it.
+pub const FORM_BYTES_MAX: usize = 64 * 1024;

@@ -4,29 +4,43 @@
 //! checked here and passed on as values.
 //!
 //! ```text
-//!  listeners -> serve -> http, stream -> hub -> worker (link) ......> the worker process
-//!                                         |                              | frames, shared memory
-//!                           session: watch channel <- pump (thread) <----+
-//!                                                      |-> encode (JPEG, once for all viewers)
-//!                                                      `-> record (H.264, MP4) -> store
+//!  listeners -> serve -> routes -> handlers, stream -> hub -> worker (link) ....> the worker process
+//!                                     |                 |                          | frames, shared memory
+//!                 decoder (link) <- uploads   session: watch channel <- pump <------+
+//!                                                                       |-> encode, live (once for all viewers)
+//!                                                                       `-> record (H.264, MP4) -> store
 //! ```
 
 mod access;
 mod assets;
 mod body;
+mod comeback;
+mod decoder;
 mod encode;
 mod files;
 mod http;
 mod hub;
+mod idempotency;
 mod journal;
+mod launch;
 mod limits;
+mod live;
+mod metrics;
+mod openai;
+mod openapi;
+mod page;
 mod pump;
+mod query;
 mod rate;
 mod record;
 mod refusal;
+mod resources;
+mod resume;
+mod routes;
 mod serve;
 mod session;
 mod stream;
+mod uploads;
 mod worker;
 
 use std::io::Read;
@@ -43,15 +57,18 @@ use rand_chacha::rand_core::SeedableRng;
 use tokio::sync::Notify;
 
 use self::access::{Access, TokenError};
-use self::hub::Hub;
+use self::decoder::Decoders;
+use self::hub::{Hub, Parts};
 use self::journal::Journal;
 use self::limits::{DRAIN_TIME_MAX, IDLE_CHECK_PERIOD};
+use self::metrics::Counters;
 use self::refusal::chain;
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::proto::link::{FromApi, ToApi, build_id};
 use crate::store::StoreError;
 use crate::store::folder::FolderStore;
+use crate::store::uploads::Uploads;
 use crate::sys::dir::Dir;
 use crate::sys::link::{Link, LinkError};
 use crate::sys::sandbox::{self, Protections, SandboxError};
@@ -131,6 +148,7 @@ fn begin(link: Link, enter: Option<Enter>) -> Result<(), ApiError> {
     let state = Dir::open(&config.state.directory)?;
     let store = Arc::new(FolderStore::open_in(&state, config.state.generations_max)?);
     let journal = Journal::open(&state)?;
+    let uploads = Uploads::open_in(&state)?;
     #[cfg(target_os = "freebsd")]
     state.limit()?;
     let mut seed = [0; 32];
@@ -143,7 +161,10 @@ fn begin(link: Link, enter: Option<Enter>) -> Result<(), ApiError> {
         }
         None => sandbox,
     };
-    let mut hub = Hub::new(config, access, store, sandbox, ChaCha20Rng::from_seed(seed));
+    let counters = Arc::new(Counters::default());
+    let decoders = Decoders::new(link.clone(), counters.clone());
+    let random = ChaCha20Rng::from_seed(seed);
+    let mut hub = Hub::new(Parts { config, access, store, uploads, decoders, counters, sandbox, random });
     hub.keep_journal(journal);
     let hub = Arc::new(hub);
     hub.restore();
@@ -238,7 +259,7 @@ async fn serve_until(
     link: &Link,
     orders: &Orders,
 ) -> Result<(), ApiError> {
-    let router = http::router(hub.clone());
+    let router = routes::router(hub.clone());
     let network = tokio::net::TcpListener::from_std(network)?;
     let local = tokio::net::UnixListener::from_std(local)?;
     tokio::spawn(serve::network(network, router.clone(), serve::room()));

@@ -5,15 +5,19 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::Instant;
 
 use bytes::Bytes;
 
 use super::encode::{EncodeError, JpegEncoder, LIVE_QUALITY, POSTER_QUALITY};
+use super::limits::KEY_FRAME_PAUSE;
+use super::live::LiveEncoder;
+use super::metrics::Counters;
 use super::record::Recorder;
 use super::refusal::{Refusal, chain};
-use super::session::{Feed, Session, Shown};
-use crate::frame::{FrameMeta, RingError, RingReader};
-use crate::proto::api::State;
+use super::session::{Feed, Session, Shown, VideoUnit};
+use crate::frame::{FrameMeta, RingError, RingReader, Snapshot};
+use crate::proto::api::{Kind, State};
 use crate::proto::wire::{FLAG_DEGRADED, FLAG_KEY_FRAME, FRAME_HEADER_BYTES, Format, FrameHeader};
 use crate::store::{Draft, Generation, Object, Store, StoreError};
 
@@ -30,6 +34,8 @@ pub enum PumpError {
     Encode(#[from] EncodeError),
     #[error("store the generation")]
     Store(#[from] StoreError),
+    #[error("write the state of the session")]
+    State(#[from] RingError),
     #[error("write an object of the generation")]
     Write(#[source] std::io::Error),
 }
@@ -44,7 +50,7 @@ pub struct Archive {
 pub fn run(session: &Session, told: &Receiver<Feed>, archive: &Archive) {
     let outcome = match session.spec.frames {
         Some(frames) => record(session, told, archive, u64::from(frames)),
-        None => follow(session, told),
+        None => follow(session, told, archive),
     };
     if let Err(error) = outcome {
         let text = chain(&error);
@@ -60,11 +66,20 @@ struct Screen {
     encoder: JpegEncoder,
     picture: Vec<u8>,
     degraded: bool,
+    /// Made for the first viewer that takes H.264; dropped with the last.
+    video: Option<Video>,
+}
+
+struct Video {
+    encoder: LiveEncoder,
+    key_at: Option<Instant>,
+    /// Tick of the newest unit.
+    tick: Option<u64>,
 }
 
 impl Screen {
     fn new() -> Result<Screen, EncodeError> {
-        Ok(Screen { encoder: JpegEncoder::new(LIVE_QUALITY)?, picture: Vec::new(), degraded: false })
+        Ok(Screen { encoder: JpegEncoder::new(LIVE_QUALITY)?, picture: Vec::new(), degraded: false, video: None })
     }
 
     /// Copies a frame out of the ring into `self.picture`.
@@ -79,32 +94,69 @@ impl Screen {
             session.degraded("the device cannot keep up at full quality");
         }
         self.degraded = degraded;
-        if !session.has_viewers() {
+        if session.has_jpeg_viewers() {
+            let jpeg = self.encoder.encode(&self.picture, session.spec.width, session.spec.height)?;
+            Counters::add(&session.counters.jpeg_frames, 1);
+            session.show(Shown { message: message(session, meta, Format::Jpeg, true, &jpeg) });
+        }
+        match session.has_video_viewers() {
+            true => self.show_video(session, meta),
+            false => {
+                self.video = None;
+                Ok(())
+            }
+        }
+    }
+
+    fn show_video(&mut self, session: &Session, meta: &FrameMeta) -> Result<(), EncodeError> {
+        let spec = &session.spec;
+        let video = match &mut self.video {
+            Some(video) => video,
+            none => none.insert(Video {
+                encoder: LiveEncoder::new(spec.width, spec.height, spec.fps)?,
+                key_at: None,
+                tick: None,
+            }),
+        };
+        let rested = video.key_at.is_none_or(|at| at.elapsed() >= KEY_FRAME_PAUSE);
+        let wanted = rested && session.take_key_wanted();
+        // The same picture again helps only a viewer that has none yet.
+        if video.tick == Some(meta.tick) && !wanted {
             return Ok(());
         }
-        let (width, height) = (session.spec.width, session.spec.height);
-        let jpeg = self.encoder.encode(&self.picture, width, height)?;
-        let header = FrameHeader {
-            format: Format::Jpeg,
-            tick: meta.tick,
-            time_us: meta.time_us,
-            seq: meta.seq,
-            // Checked against the limits when the session was made.
-            width: width as u16,
-            height: height as u16,
-            payload_bytes: jpeg.len() as u32,
-            flags: meta.flags | FLAG_KEY_FRAME,
-        };
-        let mut message = Vec::with_capacity(FRAME_HEADER_BYTES + jpeg.len());
-        message.extend_from_slice(&header.encode());
-        message.extend_from_slice(&jpeg);
-        session.show(Shown { message: Bytes::from(message) });
+        let mut unit = Vec::new();
+        let Some(key) = video.encoder.encode(&self.picture, wanted, &mut unit)? else { return Ok(()) };
+        Counters::add(&session.counters.video_frames, 1);
+        video.tick = Some(meta.tick);
+        if key {
+            video.key_at = Some(Instant::now());
+        }
+        session.show_video(VideoUnit { message: message(session, meta, Format::H264, key, &unit), key });
         Ok(())
     }
 }
 
+/// Header and payload of one frame.
+fn message(session: &Session, meta: &FrameMeta, format: Format, key: bool, payload: &[u8]) -> Bytes {
+    let header = FrameHeader {
+        format,
+        tick: meta.tick,
+        time_us: meta.time_us,
+        seq: meta.seq,
+        // Checked against the limits when the session was made.
+        width: session.spec.width as u16,
+        height: session.spec.height as u16,
+        payload_bytes: payload.len() as u32,
+        flags: if key { meta.flags | FLAG_KEY_FRAME } else { meta.flags & !FLAG_KEY_FRAME },
+    };
+    let mut message = Vec::with_capacity(FRAME_HEADER_BYTES + payload.len());
+    message.extend_from_slice(&header.encode());
+    message.extend_from_slice(payload);
+    Bytes::from(message)
+}
+
 /// The thread of an interactive session: the newest frame, whenever somebody looks.
-fn follow(session: &Session, told: &Receiver<Feed>) -> Result<(), PumpError> {
+fn follow(session: &Session, told: &Receiver<Feed>, archive: &Archive) -> Result<(), PumpError> {
     let mut screen = Screen::new()?;
     let mut ring: Option<RingReader> = None;
     // Newest frame that was counted, and newest that was shown, of this ring.
@@ -128,14 +180,119 @@ fn follow(session: &Session, told: &Receiver<Feed>) -> Result<(), PumpError> {
             look(session, &mut screen, ring, &mut counted, &mut shown)?;
         }
         if stop || matches!(next, Err(TryRecvError::Disconnected)) {
-            if let Some(Ok(bytes)) = ring.map(|r| r.snapshot().and_then(|s| s.encode())) {
-                session.keep_snapshot(bytes);
+            if let Some(ring) = &ring {
+                keep(session, &mut screen, ring, archive);
             }
             session.end(State::Done, "the worker closed the session", None);
             return Ok(());
         }
     }
     Ok(())
+}
+
+/// Keeps the last state of an interactive session: in memory for those who go on from it now, in the store for later.
+fn keep(session: &Session, screen: &mut Screen, ring: &RingReader, archive: &Archive) {
+    let Some(snapshot) = ring.snapshot().ok().filter(|_| !session.is_forgotten()) else { return };
+    let poster = ring.newest().and_then(|tick| screen.take(ring, tick).ok());
+    let poster = poster.and_then(|_| poster_of(session, &screen.picture).ok());
+    let stored = snapshot.encode().map_err(PumpError::from).and_then(|bytes| {
+        session.keep_snapshot(bytes);
+        store_state(session, &snapshot, poster.as_deref(), archive, Kept::itself(session))
+    });
+    match stored {
+        Ok(()) => session.was_stored(),
+        Err(e) => log::warn!("session {}: its last state is not stored: {}", session.spec.id, chain(&e)),
+    }
+}
+
+fn poster_of(session: &Session, i420: &[u8]) -> Result<Vec<u8>, EncodeError> {
+    let (width, height) = (session.spec.width, session.spec.height);
+    Ok(JpegEncoder::new(POSTER_QUALITY)?.encode(i420, width, height)?.to_vec())
+}
+
+/// A poster of the newest frame in the ring of a session that runs.
+pub fn newest_poster(session: &Session, ring: &Arc<std::os::fd::OwnedFd>) -> Option<Vec<u8>> {
+    let ring = RingReader::open(ring.try_clone().ok()?).ok()?;
+    let mut picture = Vec::new();
+    ring.read(ring.newest()?, &mut picture).ok()?;
+    poster_of(session, &picture).ok()
+}
+
+/// As what a state is kept.
+pub struct Kept {
+    pub id: String,
+    pub kind: Kind,
+    pub from: Option<String>,
+    pub created: u64,
+}
+
+impl Kept {
+    fn itself(session: &Session) -> Kept {
+        let spec = &session.spec;
+        Kept { id: spec.id.clone(), kind: Kind::Session, from: spec.from.clone(), created: spec.created }
+    }
+}
+
+/// Writes the state of a session into the store. Blocks: until it is on the disk.
+pub fn store_state(
+    session: &Session,
+    snapshot: &Snapshot,
+    poster: Option<&[u8]>,
+    archive: &Archive,
+    kept: Kept,
+) -> Result<(), PumpError> {
+    let mut draft = archive.store.begin(&kept.id)?;
+    write_object(&mut draft, Object::Snapshot, &snapshot.encode()?)?;
+    if let Some(poster) = poster {
+        write_object(&mut draft, Object::Poster, poster)?;
+    }
+    write_origin(&mut draft, session)?;
+    let frames = u32::try_from(snapshot.about.tick.saturating_add(1)).unwrap_or(u32::MAX);
+    let generation = Generation {
+        id: kept.id,
+        kind: kept.kind,
+        from: kept.from,
+        created: kept.created,
+        ..describe(session, frames, snapshot.about.model_hash.clone())
+    };
+    Ok(archive.store.commit(draft, generation)?)
+}
+
+/// What is told about a session in the store; without a video.
+fn describe(session: &Session, frames: u32, model_hash: String) -> Generation {
+    let spec = &session.spec;
+    Generation {
+        id: spec.id.clone(),
+        owner: spec.owner.clone(),
+        prompt: spec.prompt.clone(),
+        perspective: spec.perspective.clone(),
+        width: spec.width,
+        height: spec.height,
+        fps: spec.fps,
+        frames,
+        steps: spec.steps,
+        seed: spec.seed,
+        model_hash,
+        created: spec.created,
+        video_bytes: 0,
+        kind: spec.kind,
+        from: spec.from.clone(),
+        video_prompt: spec.video_prompt.clone(),
+    }
+}
+
+fn write_object(draft: &mut Draft, object: Object, bytes: &[u8]) -> Result<(), PumpError> {
+    let mut file = draft.create(object)?;
+    std::io::Write::write_all(&mut file, bytes).map_err(PumpError::Write)
+}
+
+/// Without what it began with, a session that continues another one could not be made again.
+fn write_origin(draft: &mut Draft, session: &Session) -> Result<(), PumpError> {
+    let Some(origin) = session.inputs().origin else { return Ok(()) };
+    let from = std::fs::File::from(origin.fd().try_clone().map_err(PumpError::Write)?);
+    let mut bytes = vec![0; from.metadata().map_err(PumpError::Write)?.len() as usize];
+    std::os::unix::fs::FileExt::read_exact_at(&from, &mut bytes, 0).map_err(PumpError::Write)?;
+    write_object(draft, Object::Origin, &bytes)
 }
 
 /// Counts the frames since the last look and shows the newest.
@@ -268,14 +425,8 @@ impl Recording<'_> {
     }
 
     fn poster(&mut self) -> Result<(), PumpError> {
-        let spec = &self.session.spec;
-        let jpeg = JpegEncoder::new(POSTER_QUALITY)?.encode(&self.screen.picture, spec.width, spec.height)?;
-        self.write(Object::Poster, &jpeg)
-    }
-
-    fn write(&mut self, object: Object, bytes: &[u8]) -> Result<(), PumpError> {
-        let mut file = self.draft.create(object)?;
-        std::io::Write::write_all(&mut file, bytes).map_err(PumpError::Write)
+        let jpeg = poster_of(self.session, &self.screen.picture)?;
+        write_object(&mut self.draft, Object::Poster, &jpeg)
     }
 
     fn finish(mut self, archive: &Archive) -> Result<(), PumpError> {
@@ -287,27 +438,14 @@ impl Recording<'_> {
         }
         let snapshot = self.ring.as_ref().map(|ring| ring.snapshot().and_then(|s| s.encode()));
         match snapshot {
-            Some(Ok(bytes)) => self.write(Object::Snapshot, &bytes)?,
+            Some(Ok(bytes)) => write_object(&mut self.draft, Object::Snapshot, &bytes)?,
             Some(Err(e)) => log::warn!("session {}: cannot be continued: {}", self.session.spec.id, chain(&e)),
             None => {}
         }
+        write_origin(&mut self.draft, self.session)?;
         let video_bytes = self.recorder.finish()?;
-        let spec = &self.session.spec;
-        let generation = Generation {
-            id: spec.id.clone(),
-            owner: spec.owner.clone(),
-            prompt: spec.prompt.clone(),
-            perspective: spec.perspective.clone(),
-            width: spec.width,
-            height: spec.height,
-            fps: spec.fps,
-            frames: self.frames as u32,
-            steps: spec.steps,
-            seed: spec.seed,
-            model_hash: (archive.model_hash)(),
-            created: std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs()),
-            video_bytes,
-        };
+        let described = describe(self.session, self.frames as u32, (archive.model_hash)());
+        let generation = Generation { video_bytes, ..described };
         archive.store.commit(self.draft, generation)?;
         self.session.end(State::Done, "done", None);
         Ok(())

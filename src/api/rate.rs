@@ -18,15 +18,37 @@ pub enum Kind {
     Generate,
     Control,
     Status,
+    /// What starts a decoder.
+    Decode,
+}
+
+/// What a client has left of a kind of requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Left {
+    pub kind: Kind,
+    pub requests: u32,
+    /// Until all of them can be used again.
+    pub reset: Duration,
 }
 
 impl Kind {
+    /// As in the headers RateLimit and RateLimit-Policy.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Generate => "generate",
+            Kind::Control => "control",
+            Kind::Status => "status",
+            Kind::Decode => "decode",
+        }
+    }
+
     /// Requests of this kind in a minute.
     pub fn per_minute(self) -> u32 {
         match self {
             Kind::Generate => limits::GENERATE_PER_MINUTE,
             Kind::Control => limits::CONTROL_PER_MINUTE,
             Kind::Status => limits::STATUS_PER_MINUTE,
+            Kind::Decode => limits::DECODE_PER_MINUTE,
         }
     }
 }
@@ -39,8 +61,9 @@ pub struct Rates {
 }
 
 impl Rates {
-    /// Counts one request. Errors: how long to wait before the next try; the request is not counted then.
-    pub fn count(&self, client: &Client, kind: Kind, now: Instant) -> Result<(), Duration> {
+    /// Counts one request. Answers what is left. Errors: how long to wait before the next try; the request is not
+    /// counted then.
+    pub fn count(&self, client: &Client, kind: Kind, now: Instant) -> Result<Left, Duration> {
         let cost = MINUTE / kind.per_minute();
         // A panic while it is held leaves a map that is whole.
         let mut full_at = self.full_at.lock().unwrap_or_else(PoisonError::into_inner);
@@ -53,7 +76,9 @@ impl Rates {
             return Err(next - (now + MINUTE));
         }
         *entry = next;
-        Ok(())
+        let reset = next.saturating_duration_since(now);
+        let requests = ((MINUTE - reset).as_secs_f64() / cost.as_secs_f64() + 1e-6) as u32;
+        Ok(Left { kind, requests, reset })
     }
 }
 
@@ -66,8 +91,10 @@ mod tests {
         let rates = Rates::default();
         let (one, two) = (Client::User(1), Client::User(2));
         let start = Instant::now();
-        for _ in 0..limits::GENERATE_PER_MINUTE {
-            rates.count(&one, Kind::Generate, start).expect("within the minute");
+        for n in 1..=limits::GENERATE_PER_MINUTE {
+            let left = rates.count(&one, Kind::Generate, start).expect("within the minute");
+            assert_eq!(left.requests, limits::GENERATE_PER_MINUTE - n);
+            assert_eq!(left.reset, n * MINUTE / limits::GENERATE_PER_MINUTE);
         }
         let wait = rates.count(&one, Kind::Generate, start).expect_err("one too many");
         assert_eq!(wait, MINUTE / limits::GENERATE_PER_MINUTE);

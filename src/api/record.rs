@@ -96,7 +96,7 @@ impl Recorder {
 
 /// Full-range to limited-range BT.601 (ITU-R BT.601-7 section 2.5.3): 0..=255 to 16..=235 for the first `luma` bytes,
 /// to 16..=240 around 128 for the rest.
-fn limit_range(full: &[u8], luma: usize, limited: &mut [u8]) {
+pub fn limit_range(full: &[u8], luma: usize, limited: &mut [u8]) {
     for (out, y) in limited.iter_mut().zip(full).take(luma) {
         *out = (16 + (u32::from(*y) * 219 + 127) / 255) as u8;
     }

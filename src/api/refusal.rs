@@ -9,7 +9,7 @@ use crate::proto::api::FieldError;
 use crate::proto::api::Problem;
 
 /// Every code with its status and title, in the order of the manual page.
-const CODES: [(&str, u16, &str); 21] = [
+const CODES: [(&str, u16, &str); 32] = [
     ("invalid_json", 400, "The body is not a JSON object"),
     ("invalid_field", 400, "A field is not as it must be"),
     ("unknown_field", 400, "A field is not known"),
@@ -18,18 +18,29 @@ const CODES: [(&str, u16, &str); 21] = [
     ("cross_origin", 403, "The request comes from another site"),
     ("not_found", 404, "There is nothing at this path"),
     ("unknown_session", 404, "No such session or stored generation"),
+    ("unknown_upload", 404, "No such upload"),
     ("method_not_allowed", 405, "The path has other methods"),
     ("request_timeout", 408, "The request took too long to arrive"),
     ("session_ended", 409, "The session has ended"),
     ("stale_control", 409, "A newer control was already accepted"),
     ("no_object", 409, "The generation is not finished"),
+    ("origin_mismatch", 409, "It cannot be continued like this"),
+    ("idempotency_pending", 409, "The request with this key is at work"),
+    ("model_mismatch", 409, "Another model made it"),
+    ("trace_incomplete", 409, "It cannot be made again"),
     ("body_too_large", 413, "The body is too large"),
-    ("unsupported_media_type", 415, "The body must be application/json"),
+    ("unsupported_media_type", 415, "The body is of another type"),
+    ("upload_refused", 422, "The files cannot be used"),
+    ("video_prompts_unsupported", 422, "The model does not take this video prompt"),
+    ("idempotency_mismatch", 422, "The key belongs to another request"),
     ("rate_limited", 429, "Too many requests"),
+    ("too_many_sessions", 429, "The daemon has as many sessions as it may"),
+    ("queue_full", 429, "As many generations wait as may"),
+    ("too_many_uploads", 429, "The client has as many uploads as it may"),
     ("internal", 500, "The daemon made a mistake"),
-    ("too_many_sessions", 503, "The daemon has as many sessions as it may"),
     ("too_many_viewers", 503, "The session has as many viewers as it may"),
     ("worker_unavailable", 503, "No worker is ready"),
+    ("decoder_unavailable", 503, "Pictures cannot be read now"),
     ("draining", 503, "The daemon is stopping"),
 ];
 
@@ -63,6 +74,7 @@ impl Refusal {
             code: code.to_string(),
             field: None,
             allowed: None,
+            request_id: None,
         };
         Refusal { problem: Box::new(problem), retry_after: None }
     }
@@ -81,14 +93,33 @@ impl Refusal {
 
     /// Logs what really happened and tells the client nothing about it.
     pub fn internal(error: &dyn std::error::Error) -> Refusal {
-        log::error!("{}", chain(error));
+        let id = REQUEST.try_with(|r| format!("request {}: ", r.id)).unwrap_or_default();
+        log::error!("{id}{}", chain(error));
         Refusal::new("internal", "The daemon could not do this; its log says why.")
+    }
+
+    pub fn unknown_upload(id: &str) -> Refusal {
+        let shown: String = id.chars().take(64).collect();
+        Refusal::new("unknown_upload", format!("There is no upload {shown:?} of yours."))
     }
 
     pub fn unknown_session(id: &str) -> Refusal {
         let shown: String = id.chars().take(64).collect();
         Refusal::new("unknown_session", format!("There is no session or stored generation {shown:?} of yours."))
     }
+}
+
+/// The request that a task answers.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub id: String,
+    /// True for the routes of the OpenAI style, whose errors have another form.
+    pub openai: bool,
+}
+
+tokio::task_local! {
+    /// Set around every handler.
+    pub static REQUEST: Request;
 }
 
 /// An error with its causes on one line.
@@ -112,9 +143,16 @@ impl From<FieldError> for Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let mut response = (status, axum::Json(&self.problem)).into_response();
+        let request = REQUEST.try_with(Clone::clone).ok();
+        let openai = request.as_ref().is_some_and(|r| r.openai);
+        let mut problem = self.problem;
+        problem.request_id = request.map(|r| r.id);
+        let (kind, mut response) = match openai {
+            true => ("application/json", (status, axum::Json(openai_error(&problem))).into_response()),
+            false => ("application/problem+json", (status, axum::Json(&problem)).into_response()),
+        };
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
@@ -124,6 +162,22 @@ impl IntoResponse for Refusal {
         }
         response
     }
+}
+
+/// A problem in the form that clients of the OpenAI style read.
+fn openai_error(problem: &Problem) -> serde_json::Value {
+    let kind = match problem.status {
+        401 | 403 => "authentication_error",
+        429 => "rate_limit_error",
+        500.. => "server_error",
+        _ => "invalid_request_error",
+    };
+    serde_json::json!({"error": {
+        "message": problem.detail,
+        "type": kind,
+        "param": problem.field,
+        "code": problem.code,
+    }})
 }
 
 #[cfg(test)]

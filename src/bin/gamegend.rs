@@ -44,6 +44,7 @@ struct Flags {
 enum Role {
     Api,
     Worker,
+    Decoder,
 }
 
 fn main() -> ExitCode {
@@ -83,6 +84,10 @@ fn run_role(role: Role, link: i32) -> ExitCode {
         Role::Worker => {
             set_title("worker");
             gamegend::worker::run(link)
+        }
+        Role::Decoder => {
+            set_title("decoder");
+            gamegend::decode::run(link)
         }
     }
 }

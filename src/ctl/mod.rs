@@ -138,6 +138,7 @@ impl World {
             perspective: self.perspective,
             interactive: frames.is_none(),
             from: self.from,
+            video_prompt: None,
         }
     }
 }
@@ -371,6 +372,7 @@ mod tests {
             code: "invalid_field".into(),
             field: Some("fps".into()),
             allowed: Some("1 to 60".into()),
+            request_id: None,
         };
         assert_eq!(refused(&problem), "fps: 99 is not allowed; allowed: 1 to 60. (invalid_field)");
         problem.detail = "There is no field \"x\".".into();

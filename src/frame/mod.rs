@@ -2,7 +2,9 @@
 //!
 //! - [`ring`]: the worker writes pictures, the api and local tools map them read-only;
 //! - [`control`]: the api writes keys, the worker maps them read-only;
-//! - [`snapshot`]: what a session needs to go on in another worker, inside the ring's memory.
+//! - [`snapshot`]: what a session needs to go on in another worker, inside the ring's memory;
+//! - [`trace`]: which control acted at which tick, part of a snapshot;
+//! - [`pictures`]: RGB pictures for a worker: what to continue, or a video prompt.
 //!
 //! Each object has one writer. A reader never trusts what it maps: sizes are checked once against the descriptor, and
 //! every later access stays inside them whatever the writer does to the header.
@@ -23,11 +25,14 @@
 
 pub mod control;
 mod layout;
+pub mod pictures;
 pub mod ring;
 pub mod snapshot;
+pub mod trace;
 
 pub use control::{ControlReader, ControlWriter, Latched, TapCounts};
 pub use layout::{Geometry, SLOTS_MAX, SLOTS_MIN, SNAPSHOT_BYTES_MAX};
+pub use pictures::{Pictures, PicturesWriter};
 pub use ring::{FrameMeta, FrameRing, RingReader};
 pub use snapshot::{About, History, Snapshot};
 

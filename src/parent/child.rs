@@ -45,23 +45,7 @@ impl RoleProcess {
         let (link, theirs) = Link::pair()?;
         link.set_timeout(LINK_LIMIT)?;
         let theirs: OwnedFd = theirs.as_fd().try_clone_to_owned()?;
-        let (log, log_theirs) = io::pipe()?;
-        fcntl(&log, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-
-        let mut command = Command::new(program);
-        command.args(["--role", role.name(), "--link", &theirs.as_raw_fd().to_string()]);
-        command.env_clear();
-        for (key, value) in std::env::vars_os().filter(|(key, _)| is_passed_on(&key.to_string_lossy())) {
-            command.env(key, value);
-        }
-        command.env(log::LEVEL_VARIABLE, level.as_str());
-        command.envs(extra.iter().copied());
-        command.stdin(Stdio::null()).stdout(log_theirs.try_clone()?).stderr(log_theirs);
-        // A group of its own: an interrupt from the terminal is for the parent, which then ends its roles in order.
-        command.process_group(0).current_dir("/");
-        // The parent has one thread, so no other process can be started while the descriptor is inheritable.
-        set_inherited(theirs.as_fd(), true)?;
-        let child = apart(|| command.spawn())?;
+        let (child, log) = start(role, program, level, extra, &theirs)?;
         Ok(RoleProcess { role, child, link, link_open: true, log, unfinished: Vec::new() })
     }
 
@@ -135,6 +119,33 @@ impl Drop for RoleProcess {
             let _ = self.child.wait();
         }
     }
+}
+
+/// Starts `program` again as `role` with `link` as its link to whoever asked. Answers where its log lines arrive, too.
+pub fn start(
+    role: Role,
+    program: &Path,
+    level: ::log::LevelFilter,
+    extra: &[(&str, &str)],
+    link: &OwnedFd,
+) -> io::Result<(Child, io::PipeReader)> {
+    let (log, log_theirs) = io::pipe()?;
+    fcntl(&log, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+
+    let mut command = Command::new(program);
+    command.args(["--role", role.name(), "--link", &link.as_raw_fd().to_string()]);
+    command.env_clear();
+    for (key, value) in std::env::vars_os().filter(|(key, _)| is_passed_on(&key.to_string_lossy())) {
+        command.env(key, value);
+    }
+    command.env(log::LEVEL_VARIABLE, level.as_str());
+    command.envs(extra.iter().copied());
+    command.stdin(Stdio::null()).stdout(log_theirs.try_clone()?).stderr(log_theirs);
+    // A group of its own: an interrupt from the terminal is for the parent, which then ends its roles in order.
+    command.process_group(0).current_dir("/");
+    // The parent has one thread, so no other process can be started while the descriptor is inheritable.
+    set_inherited(link.as_fd(), true)?;
+    Ok((apart(|| command.spawn())?, log))
 }
 
 fn is_passed_on(key: &str) -> bool {

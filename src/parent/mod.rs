@@ -5,6 +5,7 @@
 //! killed.
 
 mod child;
+mod decoders;
 mod detach;
 mod prepare;
 mod run;

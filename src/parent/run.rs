@@ -9,6 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
 use super::child::RoleProcess;
+use super::decoders::Decoders;
 use super::detach::Waiting;
 use super::prepare::Prepared;
 use super::supervise::{Action, End, Event, Phase, Supervised, step};
@@ -53,6 +54,7 @@ pub struct Parent {
     generation: u32,
     /// Set once the daemon is to end, with its exit code.
     ending: Option<Exit>,
+    decoders: Decoders,
     #[cfg(target_os = "freebsd")]
     jail: Option<crate::sys::sandbox::Jail>,
     #[cfg(target_os = "linux")]
@@ -66,6 +68,8 @@ enum Heard {
     Alive(u32),
     Closed,
     Wrong(String),
+    /// The api wants a decoder that speaks on this end of a link.
+    Decoder(std::os::fd::OwnedFd),
 }
 
 impl Parent {
@@ -96,6 +100,7 @@ impl Parent {
             upgrading: false,
             generation: 0,
             ending: None,
+            decoders: Decoders::default(),
             #[cfg(target_os = "freebsd")]
             jail: None,
             #[cfg(target_os = "linux")]
@@ -126,6 +131,7 @@ impl Parent {
             for role in [Role::Api, Role::Worker] {
                 self.look_after(role);
             }
+            self.decoders.look_after();
             self.watch();
             self.end_in_order();
             self.upgrade_in_order();
@@ -135,7 +141,8 @@ impl Parent {
     fn place(&mut self, role: Role) -> &mut Place {
         match role {
             Role::Api => &mut self.api,
-            Role::Worker => &mut self.worker,
+            // A decoder has no place of its own and no table: `decoders` keeps it.
+            Role::Worker | Role::Decoder => &mut self.worker,
         }
     }
 
@@ -152,6 +159,7 @@ impl Parent {
                 fds.push(PollFd::new(process.link.as_fd(), PollFlags::POLLIN));
             }
         }
+        let rest = self.decoders.rest(Instant::now()).map_or(rest, |d| rest.min(d));
         // Rounded up, so that a deadline has passed when the wait ends. An interrupted wait is one that ended early.
         let milliseconds = rest.as_millis() as u16 + 1;
         if let Err(e) = poll(&mut fds, PollTimeout::from(milliseconds))
@@ -259,7 +267,7 @@ impl Parent {
         // The real port, also where the configuration says 0.
         let address = self.prepared.http.local_addr().unwrap_or(self.prepared.config.http.listen);
         let place = self.place(role);
-        let (mut events, mut beats) = (Vec::new(), Vec::new());
+        let (mut events, mut beats, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
         if let Some(process) = &mut place.process {
             process.relay_log();
             process.keep_going();
@@ -269,10 +277,11 @@ impl Parent {
                     Heard::Ready(summary) => {
                         match role {
                             Role::Api => log::info!("api is ready: http://{address}/"),
-                            Role::Worker => log::info!("worker is ready: {summary}"),
+                            Role::Worker | Role::Decoder => log::info!("worker is ready: {summary}"),
                         }
                         events.push(Event::Ready);
                     }
+                    Heard::Decoder(link) => wanted.push(link),
                     Heard::Closed => process.link_open = false,
                     Heard::Wrong(what) => {
                         log::error!("{}: {what}; it is killed", role.name());
@@ -285,6 +294,9 @@ impl Parent {
                 place.process = None;
                 events.push(Event::Exited(end));
             }
+        }
+        for link in wanted {
+            self.decoders.start(&self.program, self.prepared.user.as_ref(), link);
         }
         events.push(Event::Tick);
         let now = self.started.elapsed();
@@ -340,7 +352,7 @@ impl Parent {
         };
         let told = match role {
             Role::Api => process.link.send(&api, &[]),
-            Role::Worker => process.link.send(&ToWorkerFromParent::Drain, &[]),
+            Role::Worker | Role::Decoder => process.link.send(&ToWorkerFromParent::Drain, &[]),
         };
         if let Err(e) = told {
             log::warn!("{}: {e}; it is killed", role.name());
@@ -377,7 +389,7 @@ impl Parent {
     fn spawn(&mut self, role: Role) {
         let started = match role {
             Role::Api => self.spawn_api(),
-            Role::Worker => self.spawn_worker(),
+            Role::Worker | Role::Decoder => self.spawn_worker(),
         };
         if let Err(e) = started {
             log::error!("{} cannot be started: {e}", role.name());
@@ -510,8 +522,17 @@ fn readable(link: &Link) -> bool {
 /// Reads the one message that a role may send.
 fn hear(role: Role, link: &Link) -> Heard {
     let ready = match role {
-        Role::Api => link.recv::<FromApi>().map(|m| m.map(|(FromApi::Ready { build }, _)| (build, String::new()))),
-        Role::Worker => match link.recv::<FromWorkerToParent>() {
+        Role::Api => match link.recv::<FromApi>() {
+            Ok(Some((FromApi::Decoder, fds))) => {
+                let fd = fds.into_iter().next();
+                return fd.map_or_else(|| Heard::Wrong("a decoder without a link".to_string()), Heard::Decoder);
+            }
+            other => other.map(|m| match m {
+                Some((FromApi::Ready { build }, _)) => Some((build, String::new())),
+                _ => None,
+            }),
+        },
+        Role::Worker | Role::Decoder => match link.recv::<FromWorkerToParent>() {
             Ok(Some((FromWorkerToParent::Alive { busy_ms }, _))) => return Heard::Alive(busy_ms),
             Ok(Some((FromWorkerToParent::Ready { build, summary }, _))) => Ok(Some((build, summary))),
             Ok(None) => Ok(None),

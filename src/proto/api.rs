@@ -34,9 +34,22 @@ pub struct GenerateRequest {
     /// A session that runs in real time until it is stopped, instead of a stored clip.
     #[serde(default)]
     pub interactive: bool,
-    /// Id of a session or stored generation whose last frames this one continues.
+    /// Id of a session, a stored generation or an upload whose last frames this one continues.
     #[serde(default)]
     pub from: Option<String>,
+    /// Pictures that lead the session frame by frame.
+    #[serde(default)]
+    pub video_prompt: Option<VideoPrompt>,
+}
+
+/// An upload that leads a session, and what is taken from its pictures.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VideoPrompt {
+    /// `canny`, `motion_vectors` or `pose`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub upload: String,
 }
 
 fn default_width() -> u32 {
@@ -91,16 +104,25 @@ pub struct Vocabulary {
     pub steps: Vec<u32>,
     pub default_steps: u32,
     pub prompt_tokens_max: usize,
+    /// Kinds of video prompts that the model was trained for; none: the list is empty.
+    #[serde(default)]
+    pub video_prompts: Vec<String>,
+}
+
+/// Checks a prompt's length. Errors: it is empty or too long.
+pub fn check_prompt(prompt: &str) -> Result<(), FieldError> {
+    let chars = prompt.chars().count();
+    if prompt.trim().is_empty() || chars > limits::PROMPT_CHARS_MAX {
+        let value = format!("a text of {chars} characters");
+        return Err(FieldError::new("prompt", value, format!("1 to {} characters", limits::PROMPT_CHARS_MAX)));
+    }
+    Ok(())
 }
 
 impl GenerateRequest {
     /// Checks every field against its limit. Errors: the first field that is out of range.
     pub fn check(&self, vocabulary: &Vocabulary) -> Result<(), FieldError> {
-        let chars = self.prompt.chars().count();
-        if self.prompt.trim().is_empty() || chars > limits::PROMPT_CHARS_MAX {
-            let value = format!("a text of {chars} characters");
-            return Err(FieldError::new("prompt", value, format!("1 to {} characters", limits::PROMPT_CHARS_MAX)));
-        }
+        check_prompt(&self.prompt)?;
         in_range("width", self.width, &limits::WIDTH_PX)?;
         in_range("height", self.height, &limits::HEIGHT_PX)?;
         for (field, value) in [("width", self.width), ("height", self.height)] {
@@ -133,6 +155,7 @@ pub struct GenerateReply {
 /// Where to go on from a generation, as paths.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Links {
+    pub session: String,
     pub status: String,
     pub stream: String,
     pub cancel: String,
@@ -227,7 +250,19 @@ pub enum ServerMessage {
         height: u32,
         fps: u32,
         interactive: bool,
+        /// What frames are encoded as on this stream: `jpeg` or `h264`.
+        format: String,
+        /// Shown to the next stream after a lost connection, it takes this one's place.
+        resume: String,
+        /// True if this stream took the place of the one whose token it showed.
+        resumed: bool,
+        /// Number of the newest control that was accepted; the next one must be above it.
+        seq: u32,
         vocabulary: Vocabulary,
+    },
+    /// The generation waits for `position - 1` others.
+    Queued {
+        position: u32,
     },
     Progress {
         frame: u32,
@@ -264,6 +299,9 @@ pub struct Problem {
     pub field: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allowed: Option<String>,
+    /// The request's id, as in the header `X-Request-Id` and in the log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
 }
 
 /// State of a session or stored generation.
@@ -285,11 +323,30 @@ impl State {
     }
 }
 
-/// Answer to GET /api/v1/status?id=.
+/// What a session or stored thing is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A stored generation: a video of which no frame is lost.
+    #[default]
+    Clip,
+    /// An interactive session; once it has ended, its last state.
+    Session,
+    /// The state of a session at one moment, kept because somebody asked.
+    Snapshot,
+    /// A video of a session, made again from its value.
+    Replay,
+}
+
+/// Answer to GET /api/v1/status?id= and GET /api/v1/sessions/ID.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SessionStatus {
     pub id: String,
+    pub kind: Kind,
     pub state: State,
+    /// Place in the queue, from 1, while others are before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_position: Option<u32>,
     /// 0 to 1; for an interactive session 0 until it ends.
     pub progress: f64,
     pub frame_count: u64,
@@ -301,6 +358,15 @@ pub struct SessionStatus {
     pub fps: u32,
     pub steps: u32,
     pub seed: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub perspective: Option<String>,
+    /// What it continues or replays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub video_prompt: Option<VideoPrompt>,
+    /// Seconds since 1970 (UTC): when it was asked for, or stored.
+    pub created: u64,
     /// Frames a second over the last seconds.
     pub frames_per_second: f64,
     pub viewers: usize,

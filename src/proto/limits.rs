@@ -23,7 +23,7 @@ pub const WS_MESSAGE_BYTES_MAX: usize = 8 * 1024;
 /// One message between roles.
 pub const LINK_MESSAGE_BYTES_MAX: usize = 256 * 1024;
 /// Descriptors in one message between roles.
-pub const LINK_FDS_MAX: usize = 4;
+pub const LINK_FDS_MAX: usize = 5;
 /// POST /api/v1/generate, requests a minute and client.
 pub const GENERATE_PER_MINUTE: u32 = 10;
 /// POST /api/v1/control, requests a minute and client.
@@ -32,8 +32,28 @@ pub const CONTROL_PER_MINUTE: u32 = 60;
 pub const STATUS_PER_MINUTE: u32 = 120;
 /// Simultaneous HTTP connections.
 pub const CONNECTIONS_MAX: usize = 512;
-/// Viewers of one session.
-pub const VIEWERS_MAX: usize = 16;
+/// Viewers of one session: each costs a socket and a copy of what is encoded once.
+pub const VIEWERS_MAX: usize = 64;
+/// Frames and previews that are decoded for a client, requests a minute: each starts a process.
+pub const DECODE_PER_MINUTE: u32 = 60;
+/// Stored generations that are made at the same time; more only make each other late.
+pub const GENERATIONS_RUNNING_MAX: usize = 2;
+/// Stored generations that wait.
+pub const QUEUE_MAX: usize = 64;
+/// Items of one page of a list.
+pub const PAGE_MAX: usize = 100;
+/// Bytes of one upload, all its files together.
+pub const UPLOAD_BYTES_MAX: usize = 32 << 20;
+/// Files of one upload: one clip, or a sequence of pictures.
+pub const UPLOAD_FILES_MAX: usize = 64;
+/// Pictures that are read from one upload, ten seconds at 24 frames/s.
+pub const PICTURES_MAX: u32 = 240;
+/// Uploads kept for one client; the oldest must be deleted before another one is taken.
+pub const UPLOADS_MAX: usize = 16;
+/// An idempotency key.
+pub const IDEMPOTENCY_KEY_CHARS_MAX: usize = 128;
+/// A request's id that a client chose.
+pub const REQUEST_ID_CHARS_MAX: usize = 64;
 /// An interactive session that nobody watches or controls for this long is closed.
 pub const IDLE_SECONDS_MAX: u64 = 300;
 /// Slots of a session's frame ring: enough that an encoder 100 ms behind still finds the frame.

@@ -40,6 +40,20 @@ pub struct OpenSession {
     pub keep_tick: bool,
     /// No frame of a session that is played has a lower number: viewers may have seen frames that no snapshot tells of.
     pub tick_min: u64,
+    /// True if the next descriptor is a block of pictures whose last ones are continued.
+    pub from_pictures: bool,
+    /// The kind of video prompt, if the next descriptor is a block of pictures, one a tick.
+    pub video_prompt: Option<String>,
+    /// True if the last descriptor is a snapshot whose trace says what to do at which tick, instead of a player.
+    pub replay: bool,
+}
+
+impl OpenSession {
+    /// Descriptors that come with it.
+    pub fn descriptors(&self) -> usize {
+        let more = [self.from_snapshot, self.from_pictures, self.video_prompt.is_some(), self.replay];
+        1 + more.into_iter().filter(|there| *there).count()
+    }
 }
 
 /// The structured part of an instruction; the words are the model's.
@@ -56,8 +70,8 @@ pub enum ToWorker {
     Hello {
         build: String,
     },
-    /// Descriptors: the control block (the worker maps it read-only), then, if `from_snapshot`, a memory object or file
-    /// with a snapshot at its start.
+    /// Descriptors: the control block (the worker maps it read-only), then, as far as the message says, each a memory
+    /// object or file: a snapshot to continue, pictures to continue, the video prompt's pictures, a snapshot to replay.
     Open(Box<OpenSession>),
     /// New text for InstructNet; acts at the next tick and counts as control `seq`.
     Instruct {
@@ -149,6 +163,8 @@ pub enum ToApi {
 pub enum FromApi {
     /// Requests are answered now.
     Ready { build: String },
+    /// Start a decoder. Descriptor: its end of the link to the api, which speaks [`super::decode`].
+    Decoder,
 }
 
 /// From the parent to a worker.

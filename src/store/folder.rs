@@ -1,10 +1,10 @@
-//! The embedded store: one folder, four files a generation, the description last.
+//! The embedded store: one folder, up to five files a generation, the description last.
 //!
 //! ```text
 //! generations/
-//!   ID.mp4 ID.jpg ID.snapshot    made durable and renamed first
-//!   ID.json                      its rename is the commit: without it the others are rubbish of a crash
-//!   ID.mp4.partial               a generation that runs, or rubbish of a crash
+//!   ID.mp4 ID.jpg ID.snapshot ID.origin    made durable and renamed first
+//!   ID.json                                its rename is the commit: without it the others are rubbish of a crash
+//!   ID.mp4.partial                         a generation that runs, or rubbish of a crash
 //! ```
 
 use std::fs::File;
@@ -96,12 +96,24 @@ impl Store for FolderStore {
     fn commit(&self, draft: Draft, generation: Generation) -> Result<(), StoreError> {
         self.publish(&draft, &generation).inspect_err(|_| self.remove(&draft.id))?;
         let mut index = self.index();
-        index.push(Arc::new(generation));
+        let at = index.partition_point(|g| (g.created, &g.id) <= (generation.created, &generation.id));
+        index.insert(at, Arc::new(generation));
         while index.len() > self.kept_max {
             let oldest = index.remove(0);
             self.remove(&oldest.id);
         }
         Ok(())
+    }
+
+    fn delete(&self, id: &str) -> bool {
+        let mut index = self.index();
+        let before = index.len();
+        index.retain(|g| g.id != id);
+        let found = index.len() < before;
+        if found {
+            self.remove(id);
+        }
+        found
     }
 
     fn open(&self, id: &str, object: Object) -> Result<File, StoreError> {
@@ -155,6 +167,7 @@ fn read_description(folder: &Dir, name: &str) -> Option<Generation> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::api::Kind;
     use std::fs;
     use std::path::PathBuf;
 
@@ -191,6 +204,9 @@ mod tests {
             model_hash: "abc".into(),
             created: 1000 + u64::from(number),
             video_bytes: 5,
+            kind: Kind::Clip,
+            from: None,
+            video_prompt: None,
         }
     }
 
@@ -218,6 +234,8 @@ mod tests {
         assert_eq!(bytes, b"video");
         assert!(matches!(store.open(&ids[0], Object::Snapshot), Err(StoreError::File { action: "open", .. })));
         assert!(matches!(store.open(&generation(1).id, Object::Video), Err(StoreError::Unknown(_))));
+        assert!(store.delete(&ids[0]) && !store.delete(&ids[0]));
+        assert_eq!((store.list().len(), store.folder.names().expect("folder").len()), (1, 3));
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! Stored generations: what a finished clip is, and where its bytes lie.
 //!
-//! Owns the `generations` folder of the state directory. Never looks into a clip: encoding belongs to the api, and
-//! the model's state inside a snapshot belongs to the worker. [`Store`] is the whole interface, so that another place
-//! to keep clips is another implementation of it; [`folder::FolderStore`] is the embedded default.
+//! Owns the folders `generations` and `uploads` of the state directory. Never looks into a clip: encoding belongs to
+//! the api, and the model's state inside a snapshot belongs to the worker. [`Store`] is the whole interface, so that
+//! another place to keep clips is another implementation of it; [`folder::FolderStore`] is the embedded default.
 
 pub mod folder;
+pub mod uploads;
 
 use std::fs::File;
 use std::io;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::proto::api::{Kind, VideoPrompt};
 use crate::sys::dir::Dir;
 
 /// What is told about a stored generation; its file is `ID.json`.
@@ -32,9 +34,17 @@ pub struct Generation {
     pub seed: u64,
     /// Hash of the weights that made it: with prompt, seed, size and steps the value of the session.
     pub model_hash: String,
-    /// Seconds since 1970 (UTC) when it was complete.
+    /// Seconds since 1970 (UTC) when it was asked for.
     pub created: u64,
+    /// 0 if there is no video: a session or a snapshot is a state, and a poster.
     pub video_bytes: u64,
+    #[serde(default)]
+    pub kind: Kind,
+    /// What it continues, replays or is a snapshot of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub video_prompt: Option<VideoPrompt>,
 }
 
 /// One of the objects that belong to a generation.
@@ -46,11 +56,13 @@ pub enum Object {
     Poster,
     /// The model's state after the last frame, as the frame ring lays it out.
     Snapshot,
+    /// What it began with, if it continues something: a snapshot, or a block of pictures.
+    Origin,
 }
 
 impl Object {
     /// Every object, in the order in which they are made durable.
-    pub const ALL: [Object; 3] = [Object::Video, Object::Poster, Object::Snapshot];
+    pub const ALL: [Object; 4] = [Object::Video, Object::Poster, Object::Snapshot, Object::Origin];
 
     /// The ending of the object's file name.
     pub fn extension(self) -> &'static str {
@@ -58,6 +70,7 @@ impl Object {
             Object::Video => "mp4",
             Object::Poster => "jpg",
             Object::Snapshot => "snapshot",
+            Object::Origin => "origin",
         }
     }
 }
@@ -90,6 +103,8 @@ pub trait Store: Send + Sync {
     ///
     /// Blocks: until the bytes are on the disk. Errors: `File`; the draft is gone then.
     fn commit(&self, draft: Draft, generation: Generation) -> Result<(), StoreError>;
+    /// Removes a generation. Answers whether there was one.
+    fn delete(&self, id: &str) -> bool;
     /// Opens an object to read. Errors: `Unknown`, or `File` if the object does not exist.
     fn open(&self, id: &str, object: Object) -> Result<File, StoreError>;
 }

@@ -73,6 +73,15 @@ pub trait Engine {
     /// Continues earlier frames, oldest first.
     fn seed(&mut self, session: &mut Self::Session, history: &[(Vec<f32>, Keys)]) -> Result<(), Fault>;
 
+    /// Latents of pictures (RGB, three bytes a pixel, of the session's size) that a session continues.
+    fn encode(&mut self, request: &OpenSession, pictures: &[&[u8]]) -> Result<Vec<Vec<f32>>, Fault>;
+
+    /// Gives the picture of the video prompt that leads the next frame: RGB, three bytes a pixel, of the session's
+    /// size.
+    ///
+    /// Errors: `video_prompts_unsupported` if the model was not trained for this kind.
+    fn lead(&mut self, session: &mut Self::Session, kind: &str, picture: &[u8]) -> Result<(), Fault>;
+
     /// Makes the next frame: I420, width * height * 3 / 2 bytes.
     fn tick(&mut self, session: &mut Self::Session, keys: Keys, picture: &mut [u8]) -> Result<(), Fault>;
 

@@ -23,7 +23,6 @@ pub mod session;
 pub mod sessions;
 mod start;
 pub mod stats;
-pub mod trace;
 
 use std::io;
 use std::process::ExitCode;

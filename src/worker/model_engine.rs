@@ -72,6 +72,14 @@ impl Engine for model::Engine {
         Ok(self.seed(session, history)?)
     }
 
+    fn encode(&mut self, request: &OpenSession, pictures: &[&[u8]]) -> Result<Vec<Vec<f32>>, Fault> {
+        Ok(self.encode(pictures, request.width, request.height)?)
+    }
+
+    fn lead(&mut self, session: &mut Session, kind: &str, picture: &[u8]) -> Result<(), Fault> {
+        Ok(self.lead(session, kind, picture)?)
+    }
+
     fn tick(&mut self, session: &mut Session, keys: Keys, picture: &mut [u8]) -> Result<(), Fault> {
         Ok(self.tick(session, keys, picture, None)?)
     }

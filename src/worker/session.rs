@@ -3,8 +3,10 @@
 use std::os::fd::OwnedFd;
 
 use super::engine::{Engine, Facts, Fault, chain};
-use super::trace::{Change, Trace};
-use crate::frame::{About, ControlReader, FrameMeta, FrameRing, History, RingError, RingReader, Snapshot, TapCounts};
+use crate::frame::trace::{self, Change, Cue, Script, Trace};
+use crate::frame::{
+    About, ControlReader, FrameMeta, FrameRing, History, Latched, Pictures, RingError, RingReader, Snapshot, TapCounts,
+};
 use crate::proto::api::{Control, GenerateRequest};
 use crate::proto::keys::Keys;
 use crate::proto::limits;
@@ -29,6 +31,7 @@ pub struct Instruction {
 pub struct Scratch {
     pub picture: Vec<u8>,
     pub snapshot: Vec<u8>,
+    pub lead: Vec<u8>,
 }
 
 /// What a tick led to.
@@ -58,6 +61,10 @@ pub struct Live<S> {
     control_seq: u32,
     instruction_seq: u32,
     pending: Option<Instruction>,
+    /// The video prompt's pictures, one a tick.
+    lead: Option<Pictures>,
+    /// Says what to do instead of a player, in a replay.
+    script: Option<Script>,
     history: History,
     trace: Trace,
     /// The next snapshot's words and numbers; the texts in it are those that the session reflects now.
@@ -71,12 +78,19 @@ struct Opened<S> {
     ring: FrameRing,
     control: ControlReader,
     text: Instruction,
+    /// What it continues, as latents.
+    history: Vec<(Vec<f32>, Keys)>,
+    lead: Option<Pictures>,
+    script: Option<Script>,
 }
 
 /// Where a session begins.
 #[derive(Default)]
 struct Start {
     snapshot: Option<Snapshot>,
+    pictures: Option<Pictures>,
+    lead: Option<Pictures>,
+    script: Option<Script>,
     tick: u64,
     recovered: bool,
 }
@@ -94,8 +108,14 @@ pub fn check(request: &OpenSession, facts: &Facts) -> Result<(), Fault> {
         perspective: request.perspective.clone(),
         interactive: request.frames.is_none(),
         from: None,
+        video_prompt: None,
     };
     as_asked.check(&facts.vocabulary).map_err(|e| Fault::session("bad_request", e.to_string()))?;
+    if let Some(kind) = request.video_prompt.as_ref().filter(|k| !facts.vocabulary.video_prompts.contains(k)) {
+        let known = facts.vocabulary.video_prompts.join(", ");
+        let message = format!("the model was not trained for {kind:?}; allowed: [{known}]");
+        return Err(Fault::session("video_prompts_unsupported", message));
+    }
     check_instruction(&request.environment, request.instruction.as_deref(), facts)
 }
 
@@ -117,9 +137,27 @@ fn memory(error: &RingError) -> Fault {
 }
 
 impl Start {
+    /// Reads what came with the request beside the control block.
+    fn read(request: &OpenSession, fds: impl Iterator<Item = OwnedFd>, facts: &Facts) -> Result<Start, Fault> {
+        let mut fds = fds;
+        let mut next = |there: bool| if there { fds.next() } else { None };
+        let snapshot = next(request.from_snapshot);
+        let pictures = next(request.from_pictures).map(|fd| read_pictures(request, fd)).transpose()?;
+        let lead = next(request.video_prompt.is_some()).map(|fd| read_pictures(request, fd)).transpose()?;
+        let script = next(request.replay).map(|fd| read_script(request, fd, facts)).transpose()?;
+        let start = match snapshot {
+            Some(fd) => Start::from_snapshot(request, fd, facts)?,
+            None => {
+                let tick = first_tick(request);
+                Start { recovered: request.keep_tick || tick > 0, tick, ..Start::default() }
+            }
+        };
+        Ok(Start { pictures, lead, script, ..start })
+    }
+
     /// Reads the snapshot of a continuation. A session that goes on after a crash may have none yet and begins anew;
     /// one that a client asked to continue must have one that fits.
-    fn read(request: &OpenSession, fd: OwnedFd, facts: &Facts) -> Result<Start, Fault> {
+    fn from_snapshot(request: &OpenSession, fd: OwnedFd, facts: &Facts) -> Result<Start, Fault> {
         let snapshot = match Snapshot::read_fd(&fd) {
             Ok(snapshot) => Some(snapshot),
             Err(RingError::NoSnapshot) if request.keep_tick => None,
@@ -130,7 +168,7 @@ impl Start {
         }
         let tick = first_tick(request);
         if !request.keep_tick {
-            return Ok(Start { snapshot, tick, recovered: tick > 0 });
+            return Ok(Start { snapshot, tick, recovered: tick > 0, ..Start::default() });
         }
         let mut tick = tick.max(snapshot.as_ref().map_or(0, |s| s.about.tick.saturating_add(1)));
         // Viewers of a live session have seen ticks after the snapshot: numbers go on rising. A stored generation makes
@@ -140,8 +178,47 @@ impl Start {
         {
             tick = tick.max(newest.saturating_add(1));
         }
-        Ok(Start { snapshot, tick, recovered: true })
+        Ok(Start { snapshot, tick, recovered: true, ..Start::default() })
     }
+
+    /// Latents to begin with, oldest first.
+    fn history<E: Engine>(&self, engine: &mut E, request: &OpenSession) -> Result<Vec<(Vec<f32>, Keys)>, Fault> {
+        if let Some(snapshot) = &self.snapshot {
+            return Ok(snapshot.history.clone());
+        }
+        let Some(pictures) = &self.pictures else { return Ok(Vec::new()) };
+        let kept = limits::SNAPSHOT_FRAMES_MAX as u32;
+        let mut frames = Vec::new();
+        for index in pictures.count().saturating_sub(kept)..pictures.count() {
+            let mut rgb = Vec::new();
+            pictures.read(index.into(), &mut rgb).map_err(|e| memory(&e))?;
+            frames.push(rgb);
+        }
+        let frames: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
+        Ok(engine.encode(request, &frames)?.into_iter().map(|latent| (latent, Keys::NONE)).collect())
+    }
+}
+
+fn read_pictures(request: &OpenSession, fd: OwnedFd) -> Result<Pictures, Fault> {
+    let pictures = Pictures::open(fd).map_err(|e| memory(&e))?;
+    if pictures.size() != (request.width, request.height) {
+        let (w, h) = pictures.size();
+        let message = format!("pictures of {w} x {h} pixels for {} x {}", request.width, request.height);
+        return Err(Fault::session("size_mismatch", message));
+    }
+    Ok(pictures)
+}
+
+/// The trace to play back. Errors: it does not reach back to the beginning, or it is another model's.
+fn read_script(request: &OpenSession, fd: OwnedFd, facts: &Facts) -> Result<Script, Fault> {
+    let snapshot = Snapshot::read_fd(&fd).map_err(|e| Fault::session("bad_snapshot", chain(&e)))?;
+    fits(request, &snapshot.about, facts)?;
+    if snapshot.about.trace_dropped > 0 {
+        let message = format!("{} changes are no longer in the trace", snapshot.about.trace_dropped);
+        return Err(Fault::session("trace_incomplete", message));
+    }
+    let changes = trace::decode(&snapshot.trace);
+    Ok(Script::new(changes.ok_or_else(|| Fault::session("bad_snapshot", "its trace cannot be read"))?))
 }
 
 /// The lowest number of a frame: one that is played and was lost before it had a snapshot goes on with higher ones.
@@ -176,23 +253,19 @@ impl<S> Live<S> {
         facts: &Facts,
     ) -> Result<(Live<S>, OwnedFd), Fault> {
         check(&request, facts)?;
-        let (expected, found) = (1 + usize::from(request.from_snapshot), fds.len());
+        let (expected, found) = (request.descriptors(), fds.len());
         let mut fds = fds.into_iter();
-        let (Some(control), snapshot, true) = (fds.next(), fds.next(), found == expected) else {
+        let (Some(control), true) = (fds.next(), found == expected) else {
             return Err(Fault::session("bad_request", format!("{found} descriptors, allowed: {expected}")));
         };
         let control = ControlReader::open(control).map_err(|e| memory(&e))?;
-        let start = match snapshot {
-            Some(fd) => Start::read(&request, fd, facts)?,
-            None => {
-                let tick = first_tick(&request);
-                Start { recovered: request.keep_tick || tick > 0, tick, ..Start::default() }
-            }
-        };
+        let mut start = Start::read(&request, fds, facts)?;
+        let history = start.history(engine, &request)?;
         let mut inner = engine.open(&request)?;
-        match Live::prepare(engine, &mut inner, &request, &start) {
+        match Live::prepare(engine, &mut inner, &request, &start, &history) {
             Ok((ring, fd, text)) => {
-                let opened = Opened { inner, ring, control, text };
+                let (lead, script) = (start.lead.take(), start.script.take());
+                let opened = Opened { inner, ring, control, text, history, lead, script };
                 Ok((Live::assemble(engine, opened, request, start, facts), fd))
             }
             Err(fault) => {
@@ -208,8 +281,9 @@ impl<S> Live<S> {
         inner: &mut S,
         request: &OpenSession,
         start: &Start,
+        history: &[(Vec<f32>, Keys)],
     ) -> Result<(FrameRing, OwnedFd, Instruction), Fault> {
-        let asked = Instruction { seq: 0, environment: request.environment.clone(), text: request.instruction.clone() };
+        let asked = asked(request);
         // A continuation keeps its world's weather and light unless it is told otherwise.
         let text = match &start.snapshot {
             Some(s) if is_empty(&asked) => {
@@ -220,15 +294,14 @@ impl<S> Live<S> {
         if !is_empty(&text) {
             engine.instruct(inner, request, &text.environment, text.text.as_deref())?;
         }
-        if let Some(s) = start.snapshot.as_ref().filter(|s| !s.history.is_empty()) {
-            let elements = engine.latent(inner).len();
-            if let Some((latent, _)) = s.history.iter().find(|(latent, _)| latent.len() != elements) {
-                let message = format!("a latent has {} values, the model's have {elements}", latent.len());
-                return Err(Fault::session("bad_snapshot", message));
-            }
-            engine.seed(inner, &s.history)?;
-        }
         let elements = engine.latent(inner).len();
+        if let Some((latent, _)) = history.iter().find(|(latent, _)| latent.len() != elements) {
+            let message = format!("a latent has {} values, the model's have {elements}", latent.len());
+            return Err(Fault::session("bad_snapshot", message));
+        }
+        if !history.is_empty() {
+            engine.seed(inner, history)?;
+        }
         let created = FrameRing::create(request.width, request.height, limits::RING_SLOTS, elements);
         let (ring, fd) = created.map_err(|e| memory(&e))?;
         Ok((ring, fd, text))
@@ -242,15 +315,28 @@ impl<S> Live<S> {
         facts: &Facts,
     ) -> Live<S> {
         let mut history = History::new(engine.latent(&opened.inner).len());
+        opened.history.iter().for_each(|(latent, keys)| history.push(latent, *keys));
         let mut trace = Trace::new();
         let (mut seen, mut keys) = (TapCounts::default(), Keys::NONE);
-        if let Some(Snapshot { about, trace: bytes, history: latents }) = &start.snapshot {
-            latents.iter().for_each(|(latent, keys)| history.push(latent, *keys));
+        if let Some(Snapshot { about, trace: bytes, .. }) = &start.snapshot {
             if request.keep_tick {
                 trace = Trace::resume(bytes, about.trace_dropped);
                 (seen, keys) = (about.taps, about.keys);
             }
+            if trace.bytes().is_empty() && trace.dropped() == 0 && start.tick > 0 && !request.keep_tick {
+                trace.push(&Change::Began { tick: start.tick });
+            }
             trace.push(&Change::Continued { tick: start.tick, from: about.tick });
+        } else if start.tick > 0 {
+            trace.push(&Change::Began { tick: start.tick });
+        }
+        if start.pictures.is_some() {
+            // So that nobody takes the trace for that of a session that began with nothing.
+            trace.push(&Change::Continued { tick: start.tick, from: 0 });
+        }
+        let Instruction { environment, text, .. } = asked(&request);
+        if environment != Environment::default() || text.is_some() {
+            trace.push(&Change::Instruction { tick: start.tick, seq: 0, environment, text });
         }
         let taken = if request.frames.is_some() { opened.control.consumed() } else { 0 };
         Live {
@@ -265,6 +351,8 @@ impl<S> Live<S> {
             control_seq: 0,
             instruction_seq: 0,
             pending: None,
+            lead: opened.lead,
+            script: opened.script,
             history,
             trace,
             about: about(&request, opened.text, facts),
@@ -289,7 +377,7 @@ impl<S> Live<S> {
 
     /// True if the next tick would reflect a control that no frame has reflected.
     pub fn has_news(&self) -> bool {
-        self.pending.is_some() || self.control.is_newer(self.control_seq, &self.seen)
+        self.pending.is_some() || self.script.is_none() && self.control.is_newer(self.control_seq, &self.seen)
     }
 
     /// True if the next frame would not overwrite one that the reader still needs.
@@ -317,11 +405,18 @@ impl<S> Live<S> {
     /// goes on without it.
     pub fn tick<E: Engine<Session = S>>(&mut self, engine: &mut E, scratch: &mut Scratch) -> Result<Turn, Fault> {
         let refused = self.apply_instruction(engine)?;
-        let latched = self.control.latch(&mut self.seen);
+        let latched = match self.script.take() {
+            Some(script) => self.follow(engine, script)?,
+            None => self.control.latch(&mut self.seen),
+        };
         if latched.keys != self.keys || latched.seq != self.control_seq {
             self.trace.push(&Change::Keys { tick: self.tick, seq: latched.seq, keys: latched.keys });
         }
         (self.keys, self.control_seq) = (latched.keys, latched.seq);
+        if let (Some(lead), Some(kind)) = (&self.lead, &self.request.video_prompt) {
+            lead.read(self.tick, &mut scratch.lead).map_err(|e| memory(&e))?;
+            engine.lead(&mut self.inner, kind, &scratch.lead)?;
+        }
         let picture = &mut scratch.picture[..self.ring.geometry().frame_bytes()];
         engine.tick(&mut self.inner, self.keys, picture)?;
         self.history.push(engine.latent(&self.inner), self.keys);
@@ -341,6 +436,44 @@ impl<S> Live<S> {
             self.snapshot(&mut scratch.snapshot);
         }
         Ok(Turn { published, refused })
+    }
+
+    /// What the script says for this frame. A player's keys do not count in a replay.
+    fn follow<E: Engine<Session = S>>(&mut self, engine: &mut E, mut script: Script) -> Result<Latched, Fault> {
+        while let Some(cue) = script.cue() {
+            match cue {
+                Cue::Instruct { environment, text } => {
+                    let said = Instruction { seq: self.instruction_seq, environment, text };
+                    // The session took it, so the same model takes it again.
+                    self.instruct(said);
+                    if let Some((_, fault)) = self.apply_instruction(engine)? {
+                        return Err(fault);
+                    }
+                }
+                Cue::Reopen => self.reopen(engine)?,
+            }
+        }
+        let keys = script.keys();
+        self.script = Some(script);
+        Ok(Latched { seq: self.control_seq, keys })
+    }
+
+    /// Goes on from the newest latents alone, as a session does in the next worker after a crash.
+    fn reopen<E: Engine<Session = S>>(&mut self, engine: &mut E) -> Result<(), Fault> {
+        let mut fresh = engine.open(&self.request)?;
+        let history: Vec<(Vec<f32>, Keys)> = self.history.iter().map(|(l, k)| (l.to_vec(), k)).collect();
+        self.trace.push(&Change::Continued { tick: self.tick, from: self.tick.saturating_sub(1) });
+        let (environment, text) = (&self.about.environment, self.about.instruction.as_deref());
+        let told = match text.is_none() && *environment == Environment::default() {
+            true => Ok(()),
+            false => engine.instruct(&mut fresh, &self.request, environment, text),
+        };
+        if let Err(fault) = told.and_then(|()| engine.seed(&mut fresh, &history)) {
+            engine.close(fresh);
+            return Err(fault);
+        }
+        engine.close(std::mem::replace(&mut self.inner, fresh));
+        Ok(())
     }
 
     fn apply_instruction<E: Engine<Session = S>>(&mut self, engine: &mut E) -> Result<Option<(u32, Fault)>, Fault> {
@@ -402,6 +535,11 @@ fn about(request: &OpenSession, text: Instruction, facts: &Facts) -> About {
         instruction: text.text,
         ..About::default()
     }
+}
+
+/// The text that a session was opened with.
+fn asked(request: &OpenSession) -> Instruction {
+    Instruction { seq: 0, environment: request.environment.clone(), text: request.instruction.clone() }
 }
 
 fn is_empty(instruction: &Instruction) -> bool {

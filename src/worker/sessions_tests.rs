@@ -1,13 +1,14 @@
 use std::cell::Cell;
 
 use super::*;
+use crate::frame::trace::{self, Change};
 use crate::frame::{ControlWriter, FrameMeta, RingReader, Snapshot};
 use crate::proto::api::Vocabulary;
 use crate::proto::keys::Keys;
 use crate::proto::link::Environment;
 use crate::proto::wire::FLAG_RECOVERED;
+use crate::sys::shm::SharedMemory;
 use crate::worker::session::SNAPSHOT_TICKS;
-use crate::worker::trace::{self, Change};
 
 const LATENT: usize = 8;
 
@@ -53,6 +54,15 @@ impl Engine for Arithmetic {
         if let Some((latent, _)) = history.last() {
             s.latent.clone_from(latent);
         }
+        Ok(())
+    }
+
+    fn encode(&mut self, _: &OpenSession, pictures: &[&[u8]]) -> Result<Vec<Vec<f32>>, Fault> {
+        Ok(pictures.iter().map(|p| vec![f32::from(p[0]); LATENT]).collect())
+    }
+
+    fn lead(&mut self, s: &mut Sum, kind: &str, picture: &[u8]) -> Result<(), Fault> {
+        s.latent[0] += f32::from(picture[0]) + kind.len() as f32;
         Ok(())
     }
 
@@ -139,6 +149,7 @@ fn facts() -> Facts {
         model_hash: "aa".repeat(32),
         device: "arithmetic".to_string(),
         vocabulary: Vocabulary {
+            video_prompts: vec!["canny".to_string()],
             weather: words(&["clear", "snow"]),
             lighting: words(&["day", "night"]),
             effects: words(&["none", "fire"]),
@@ -166,9 +177,15 @@ fn request(session: SessionNumber, frames: Option<u32>) -> OpenSession {
         instruction: None,
         from_snapshot: false,
         keep_tick: false,
+        from_pictures: false,
+        video_prompt: None,
+        replay: false,
         tick_min: 0,
     }
 }
+
+#[path = "replay_tests.rs"]
+mod replay;
 
 /// A worker's sessions with an api and a clock that a test moves.
 struct Bench {

@@ -97,6 +97,9 @@ fn warm_up(device: &mut Engine, info: &ModelInfo) -> Result<(), WorkerError> {
         instruction: None,
         from_snapshot: false,
         keep_tick: false,
+        from_pictures: false,
+        video_prompt: None,
+        replay: false,
         tick_min: 0,
     };
     let mut session = engine::Engine::open(device, &request)?;
@@ -128,6 +131,7 @@ fn about(engine: &Engine, info: &ModelInfo, why: String, sandbox: String) -> Abo
             steps: info.steps.clone(),
             default_steps: info.default_steps,
             prompt_tokens_max: info.prompt_tokens_max,
+            video_prompts: info.video_prompts.clone(),
         },
     }
 }

@@ -5,6 +5,8 @@
 
 #[path = "../daemon/mod.rs"]
 mod daemon;
+mod journeys;
+mod pages;
 #[path = "../support/mod.rs"]
 mod support;
 mod webdriver;
@@ -20,7 +22,9 @@ use webdriver::{Browser, missing};
 /// number.
 const PICTURE: &str = r#"
     const c = document.getElementById("viewport"), g = 24;
-    const d = c.getContext("2d").getImageData(0, 0, c.width, c.height).data;
+    const flat = new OffscreenCanvas(c.width, c.height).getContext("2d");
+    flat.drawImage(c, 0, 0);
+    const d = flat.getImageData(0, 0, c.width, c.height).data;
     const sums = new Array(g * g).fill(0), counts = new Array(g * g).fill(0);
     for (let y = 0; y < c.height; y++) for (let x = 0; x < c.width; x++) {
         const cell = Math.floor(y * g / c.height) * g + Math.floor(x * g / c.width), i = 4 * (y * c.width + x);
@@ -66,7 +70,15 @@ fn frame_number(browser: &Browser) -> u64 {
     text(browser, "count").parse().unwrap_or(0)
 }
 
+/// Opens one of the views by its menu entry.
+fn open_view(browser: &Browser, name: &str) {
+    browser.click(&browser.find(&format!(".menu a[data-view={name}]")));
+    let shown = format!("return document.body.dataset.view === {name:?}");
+    wait("the view opens", STEP_MAX, || browser.script(&shown) == Value::Bool(true));
+}
+
 fn type_prompt(browser: &Browser, prompt: &str) {
+    open_view(browser, "generate");
     browser.script("document.getElementById('prompt').value = ''; return null");
     let field = browser.find("#prompt");
     browser.type_into(&field, prompt);
@@ -124,10 +136,8 @@ fn clip(browser: &Browser, name: &str) {
     type_prompt(browser, "a beach at sunset");
     browser.script("document.querySelector('details').open = true; document.getElementById('frames').value = 24");
     browser.click(&browser.find("#generate"));
-    let listed = "return document.querySelectorAll('#clips a[download]').length";
-    wait("the clip is listed", Duration::from_secs(120), || browser.script(listed).as_u64() > Some(0));
     let playing = "const v = document.getElementById('clip'); return !v.hidden && v.readyState >= 2 && v.videoWidth";
-    wait("the browser decodes the clip", STEP_MAX, || browser.script(playing).as_u64() == Some(320));
+    wait("the browser decodes the clip", Duration::from_secs(120), || browser.script(playing).as_u64() == Some(320));
     let duration = browser.script("return document.getElementById('clip').duration").as_f64().expect("a number");
     assert!((duration - 1.0).abs() < 0.05, "24 frames at 24/s last {duration} s");
     // The video and the poster, a JPEG of its middle, show the same colours.
@@ -152,6 +162,9 @@ fn clip(browser: &Browser, name: &str) {
         assert!((video - poster).abs() < 4.0, "colours differ between video and poster: {means}");
     }
     browser.screenshot(&screenshots().join(format!("{name}-clip.png")));
+    open_view(browser, "history");
+    let listed = "return document.querySelectorAll('#clips a[download]').length";
+    wait("the clip is listed", STEP_MAX, || browser.script(listed).as_u64() > Some(0));
 }
 
 #[test]
@@ -192,6 +205,7 @@ fn a_player_types_plays_and_watches_a_clip() {
 
     // On a phone.
     browser.size(420, 860);
+    browser.settle();
     let wide = "return document.documentElement.scrollWidth > window.innerWidth";
     assert_eq!(browser.script(wide), Value::Bool(false), "nothing is wider than a phone");
     browser.screenshot(&screenshots().join("page-phone.png"));

@@ -121,6 +121,22 @@ impl Browser {
         self.command(&format!("element/{}/value", element.0), &json!({ "text": text }));
     }
 
+    /// Types special keys or text at whatever has the focus: `\u{e004}` is Tab, `\u{e007}` Return.
+    pub fn press(&self, keys: &str) {
+        let actions: Vec<Value> = keys
+            .chars()
+            .flat_map(|c| ["keyDown", "keyUp"].map(|kind| json!({"type": kind, "value": c.to_string()})))
+            .collect();
+        self.command("actions", &json!({"actions": [{"type": "key", "id": "keyboard", "actions": actions}]}));
+    }
+
+    /// Waits until the page was laid out and painted twice.
+    pub fn settle(&self) {
+        let twice = "const done = arguments[arguments.length - 1];
+                     requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(() => done(true), 150)))";
+        self.async_script(twice);
+    }
+
     pub fn script(&self, script: &str) -> Value {
         self.command("execute/sync", &json!({"script": script, "args": []}))
     }

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "every test program uses another part")]
 
 pub mod client;
+pub mod files;
 pub mod peer;
 
 use std::net::{SocketAddr, TcpListener};
@@ -60,22 +61,28 @@ impl Api {
     }
 
     pub fn start_with(name: &str, change: impl FnOnce(&mut Config)) -> Api {
+        Api::start_at(name, SocketAddr::from(([127, 0, 0, 1], 0)), change)
+    }
+
+    /// The role at an address of the network; port 0 is any that is free.
+    pub fn start_at(name: &str, address: SocketAddr, change: impl FnOnce(&mut Config)) -> Api {
         let scratch = Scratch::new(name);
-        let network = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let network = TcpListener::bind(address).expect("a free port");
         let socket = scratch.path().join("s");
         let local = UnixListener::bind(&socket).expect("a new socket");
         let mut config = Config::default();
         config.state.directory = scratch.path().to_path_buf();
         change(&mut config);
+        let state_directory = config.state.directory.clone();
         let address = network.local_addr().expect("bound");
         let (link, theirs) = Link::pair().expect("a socket pair");
         let thread = std::thread::spawn(move || gamegend::api::run_unconfined(theirs));
         let start = ToApi::Start { build: build_id(), config: Box::new(config), sandbox: "none (a test)".into() };
         link.send(&start, &[network.as_fd(), local.as_fd()]).expect("the role reads");
         let (ready, _) = link.recv::<FromApi>().expect("sound").expect("the role starts");
-        let FromApi::Ready { build } = ready;
-        assert_eq!(build, build_id());
-        let state = scratch.path().to_path_buf();
+        assert!(matches!(ready, FromApi::Ready { build } if build == build_id()));
+        start_decoders(link.clone());
+        let state = state_directory;
         Api { address, socket, state, link, thread: Some(thread), generation: 0, _scratch: scratch }
     }
 
@@ -121,6 +128,15 @@ impl Api {
         Client::Local(self.socket.clone())
     }
 
+    /// Waits until every generation has ended: what still runs when the worker goes would hold up the role's end.
+    pub fn settle(&self) {
+        let client = self.local();
+        eventually("every generation has ended", || {
+            let status: gamegend::proto::api::DaemonStatus = client.get("/api/v1/status").json();
+            status.sessions.iter().all(|s| s.interactive || s.state.is_final())
+        });
+    }
+
     /// Names of the files in the store.
     pub fn stored_files(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.state.join("generations")).expect("the store made it");
@@ -139,6 +155,17 @@ impl Drop for Api {
             }
         }
     }
+}
+
+/// What the parent does when the api wants a decoder, with threads instead of processes.
+fn start_decoders(link: Link) {
+    std::thread::spawn(move || {
+        while let Ok(Some((FromApi::Decoder, fds))) = link.recv::<FromApi>() {
+            for fd in fds {
+                std::thread::spawn(move || gamegend::decode::serve(&Link::from_fd(fd)));
+            }
+        }
+    });
 }
 
 /// Waits until `holds`, for ten seconds at the most.

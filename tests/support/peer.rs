@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use gamegend::frame::{About, ControlReader, FrameMeta, FrameRing, History, Snapshot, TapCounts};
+use gamegend::frame::{About, ControlReader, FrameMeta, FrameRing, History, Pictures, Snapshot, TapCounts};
 use gamegend::proto::api::{Vocabulary, WorkerStats};
 use gamegend::proto::keys::Keys;
 use gamegend::proto::limits::RING_SLOTS;
@@ -32,6 +32,7 @@ pub fn vocabulary() -> Vocabulary {
         steps: vec![1, 2, 4],
         default_steps: 2,
         prompt_tokens_max: 64,
+        video_prompts: words(&["canny"]),
     }
 }
 
@@ -41,6 +42,12 @@ pub struct Asked {
     pub opened: Vec<OpenSession>,
     pub closed: Vec<SessionNumber>,
     pub instructions: Vec<(u32, Option<String>)>,
+    pub environments: Vec<gamegend::proto::link::Environment>,
+    /// Keys of the newest frames, whatever the session; the last few hundred.
+    pub keys: Vec<Keys>,
+    /// Pictures that came to be continued, and for video prompts: sessions, numbers and sizes.
+    pub origins: Vec<(SessionNumber, u32, (u32, u32))>,
+    pub leads: Vec<(SessionNumber, u32, (u32, u32))>,
     /// Frames made for each session.
     pub made: HashMap<SessionNumber, u64>,
 }
@@ -99,6 +106,7 @@ struct Playing {
     position: (i64, i64),
     tick: u64,
     instruct_seq: u32,
+    held: Keys,
     due: Instant,
     recovered: bool,
 }
@@ -133,7 +141,13 @@ fn work(link: &Link, messages: &Receiver<(ToWorker, Vec<OwnedFd>)>, asked: &Mute
             if !session.step(link, pause) {
                 return;
             }
-            asked.lock().expect("no panic").made.insert(*number, session.tick);
+            let mut noted = asked.lock().expect("no panic");
+            noted.made.insert(*number, session.tick);
+            if noted.keys.len() == 500 {
+                noted.keys.drain(..250);
+            }
+            noted.keys.push(session.held);
+            drop(noted);
             if session.open.frames.is_some_and(|n| session.tick >= u64::from(n)) {
                 over.push(*number);
             }
@@ -162,12 +176,15 @@ fn obey(
         ToWorker::Open(open) => {
             asked.lock().expect("no panic").opened.push((*open).clone());
             let number = open.session;
-            let (session, fd) = Playing::open(*open, fds);
+            let (session, fd) = Playing::open(*open, fds, asked);
             let _ = link.send(&FromWorker::Opened { session: number }, &[fd.as_fd()]);
             playing.insert(number, session);
         }
-        ToWorker::Instruct { session, seq, instruction, .. } => {
-            asked.lock().expect("no panic").instructions.push((seq, instruction));
+        ToWorker::Instruct { session, seq, instruction, environment } => {
+            let mut noted = asked.lock().expect("no panic");
+            noted.instructions.push((seq, instruction));
+            noted.environments.push(environment);
+            drop(noted);
             if let Some(playing) = playing.get_mut(&session) {
                 playing.instruct_seq = seq;
             }
@@ -182,11 +199,22 @@ fn obey(
 }
 
 impl Playing {
-    fn open(open: OpenSession, fds: Vec<OwnedFd>) -> (Playing, OwnedFd) {
+    fn open(open: OpenSession, fds: Vec<OwnedFd>, asked: &Mutex<Asked>) -> (Playing, OwnedFd) {
+        assert_eq!(fds.len(), open.descriptors());
         let mut fds = fds.into_iter();
         let control = ControlReader::open(fds.next().expect("a control block")).expect("a sound one");
-        let before = fds.next().map(|fd| Snapshot::read_fd(&fd).expect("a sound snapshot"));
-        assert_eq!(before.is_some(), open.from_snapshot);
+        let mut next = |there: bool| if there { fds.next() } else { None };
+        let read = |fd| Snapshot::read_fd(&fd).expect("a sound snapshot");
+        let before = next(open.from_snapshot).map(read);
+        let pictures = |fd| {
+            let pictures = Pictures::open(&fd).expect("a sound block of pictures");
+            (open.session, pictures.count(), pictures.size())
+        };
+        let mut noted = asked.lock().expect("no panic");
+        noted.origins.extend(next(open.from_pictures).map(pictures));
+        noted.leads.extend(next(open.video_prompt.is_some()).map(pictures));
+        drop(noted);
+        next(open.replay).map(read);
         let (ring, fd) =
             FrameRing::create(open.width, open.height, RING_SLOTS, LATENT_ELEMENTS).expect("memory for a ring");
         let mut position = (0, 0);
@@ -206,6 +234,7 @@ impl Playing {
             position,
             tick,
             instruct_seq: 0,
+            held: Keys::NONE,
             due: Instant::now(),
             recovered,
         };
@@ -222,6 +251,7 @@ impl Playing {
         }
         self.due = now + if stored { pause } else { Duration::from_secs(1) / self.open.fps };
         let latched = self.control.latch(&mut self.seen);
+        self.held = latched.keys;
         let held = |key: Keys| i64::from(latched.keys.contains(key));
         self.position.0 += 1 + 6 * (held(Keys::D) - held(Keys::A));
         self.position.1 += 6 * (held(Keys::S) - held(Keys::W)) + 20 * held(Keys::SPACE);
@@ -251,6 +281,8 @@ impl Playing {
             width: self.open.width,
             height: self.open.height,
             fps: self.open.fps,
+            steps: self.open.steps,
+            seed: self.open.seed,
             prompt: self.open.prompt.clone(),
             tick: self.tick,
             seq,

@@ -1,9 +1,11 @@
 //! A session beyond the life of its api: how it is written down, and how it comes back.
 
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, mpsc};
 
-use super::{Feed, Inner, Session};
+use super::{Feed, Inner, Inputs, Origin, Session};
 use crate::api::journal::{self, Checkpoint, Record};
+use crate::api::metrics::Counters;
 use crate::api::refusal::chain;
 use crate::frame::{RingError, RingReader};
 use crate::proto::api::State;
@@ -12,9 +14,9 @@ use crate::sys::shm::SharedMemory;
 impl Session {
     /// A session that an earlier api wrote down. One that is played goes on; a stored generation begins anew, since the
     /// part of its video that was recorded is gone.
-    pub fn restore(from: Checkpoint, feed: mpsc::Sender<Feed>) -> Result<Session, RingError> {
+    pub fn restore(from: Checkpoint, feed: mpsc::Sender<Feed>, counters: Arc<Counters>) -> Result<Session, RingError> {
         let Checkpoint { record, snapshot } = from;
-        let origin = match snapshot {
+        let snapshot = match snapshot {
             Some(bytes) => {
                 let memory = SharedMemory::create("gamegend-snapshot", bytes.len())?;
                 memory.write(0, &bytes);
@@ -22,16 +24,18 @@ impl Session {
             }
             None => None,
         };
-        let session = Session::new(record.spec.clone(), origin, feed)?;
+        let (resumed, origin) = if record.own { (snapshot, None) } else { (None, snapshot) };
+        let inputs = Inputs { origin: origin.map(Origin::Snapshot), ..Inputs::default() };
+        let session = Session::new(record.spec.clone(), inputs, feed, counters)?;
         {
             let mut inner = session.inner();
+            inner.resumed = resumed;
             inner.environment = record.environment.clone();
             inner.instruction.clone_from(&record.instruction);
             (inner.accepted, inner.latched, inner.reflected) = (record.accepted, record.accepted, record.accepted);
             if session.is_interactive() {
                 inner.state = State::Recovering;
                 inner.frame_count = record.frame_count;
-                inner.own = record.own;
                 // One that had made no frame begins once more as it did.
                 if record.frame_count > 0 {
                     let tick_min = record.tick_min(journal::now_ms());
@@ -54,8 +58,8 @@ impl Session {
             }
             inner.written = Some(inner.frame_count);
             let ring = inner.ring.clone().filter(|_| self.is_interactive());
-            let own = ring.is_some() || inner.own;
-            (self.record(&inner), ring.or_else(|| inner.origin.clone()), own)
+            let own = ring.is_some() || inner.resumed.is_some();
+            (self.record(&inner), ring.or_else(|| inner.resumed.clone()).or_else(|| inner.origin()), own)
         };
         let snapshot = match fd.map(journal::snapshot_bytes).transpose() {
             Ok(snapshot) => snapshot.flatten(),
@@ -65,12 +69,12 @@ impl Session {
             }
         };
         if own && snapshot.is_none() {
-            // The ring has no snapshot yet: what the session continues is what there is.
-            let (origin, own) = {
+            // The ring has no snapshot yet: what there was before is what there is.
+            let (fd, own) = {
                 let inner = self.inner();
-                (inner.origin.clone(), inner.own)
+                (inner.resumed.clone().or_else(|| inner.origin()), inner.resumed.is_some())
             };
-            let bytes = origin.and_then(|fd| journal::snapshot_bytes(fd).ok().flatten());
+            let bytes = fd.and_then(|fd| journal::snapshot_bytes(fd).ok().flatten());
             record.own = own && bytes.is_some();
             return Some((record, bytes));
         }
@@ -100,5 +104,15 @@ impl Session {
         let ring = inner.ring.as_ref().and_then(|fd| RingReader::open(fd.try_clone().ok()?).ok());
         let shown = ring.and_then(|ring| ring.newest()).map_or(0, |newest| newest + 1);
         inner.tick_min.max(shown).max(inner.frame_count)
+    }
+}
+
+impl Inner {
+    /// The snapshot that the session continues, if it does.
+    fn origin(&self) -> Option<Arc<OwnedFd>> {
+        match &self.inputs.origin {
+            Some(Origin::Snapshot(fd)) => Some(fd.clone()),
+            Some(Origin::Pictures(_)) | None => None,
+        }
     }
 }

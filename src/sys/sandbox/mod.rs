@@ -13,6 +13,7 @@
 //! - `worker`: the model, to read it; the device's nodes, the Vulkan loader, its drivers and their libraries, since a
 //!   driver opens all of these late and by itself (for the same reason it cannot be in Capsicum's capability mode);
 //!   `cache` under the state directory, for compiled pipelines and shaders. It has no network.
+//! - `decoder`: nothing but its link and memory. It opens no file, on FreeBSD in Capsicum's capability mode.
 
 mod devices;
 #[cfg(target_os = "freebsd")]
@@ -41,6 +42,8 @@ use std::path::{Path, PathBuf};
 use super::user::{self, UserError};
 use crate::config::Config;
 
+/// Variable by which the parent, if it is root, tells a decoder which user it becomes.
+pub const DECODER_USER_VARIABLE: &str = "GAMEGEND_DECODER_USER";
 /// The directory below `state.directory` that a worker may write.
 pub const CACHE_DIRECTORY: &str = "cache";
 
@@ -51,6 +54,8 @@ pub enum Role {
     Api,
     /// The owner of one device.
     Worker,
+    /// A process that reads one upload.
+    Decoder,
 }
 
 impl Role {
@@ -59,6 +64,7 @@ impl Role {
         match self {
             Role::Api => "api",
             Role::Worker => "worker",
+            Role::Decoder => "decoder",
         }
     }
 }
@@ -144,6 +150,9 @@ pub fn enter(role: Role, config: &mut Config) -> Result<Protections, SandboxErro
 /// folders are mounted, and an open folder of the host would lead out of it.
 #[cfg(target_os = "linux")]
 fn hold_folders(role: Role, config: &mut Config) -> Result<(), SandboxError> {
+    if role == Role::Decoder {
+        return Ok(());
+    }
     let mut folders = vec![&mut config.state.directory];
     if role == Role::Worker {
         folders.push(&mut config.model.path);

@@ -59,6 +59,7 @@ impl Paths {
                 writes: vec![config.state.directory.clone()],
                 nodes: plain.collect(),
             },
+            Role::Decoder => Paths { reads: vec![], writes: vec![], nodes: plain.collect() },
             Role::Worker => {
                 let leased = leased(config);
                 let facts: &[&str] = if leased.is_empty() { &[] } else { &DEVICE_READS };

@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::frame::{ControlReader, Latched, TapCounts};
+use crate::proto::api::Kind;
+use crate::proto::limits::VIEWERS_MAX;
 
 fn session(frames: Option<u32>) -> (Arc<Session>, mpsc::Receiver<Feed>) {
     let (feed, told) = mpsc::channel();
@@ -17,8 +19,12 @@ fn session(frames: Option<u32>) -> (Arc<Session>, mpsc::Receiver<Feed>) {
         steps: 2,
         seed: 9,
         frames,
+        kind: if frames.is_some() { Kind::Clip } else { Kind::Session },
+        from: None,
+        video_prompt: None,
+        created: 0,
     };
-    (Arc::new(Session::new(spec, None, feed).expect("memory for a control block")), told)
+    (Arc::new(Session::new(spec, Inputs::default(), feed, Arc::default()).expect("memory for a control block")), told)
 }
 
 fn words() -> Vocabulary {
@@ -61,7 +67,7 @@ fn a_control_must_be_newer_than_the_last() {
 #[test]
 fn controls_between_two_frames_are_superseded() {
     let (session, _told) = session(None);
-    let mut viewer = session.view().expect("the first viewer");
+    let mut viewer = session.view(false).expect("the first viewer");
     for seq in [1, 2, 4, 7] {
         session.accept(&keys(seq, &[]), &words()).expect("valid");
     }
@@ -97,8 +103,8 @@ fn an_end_is_final_and_told_to_late_viewers() {
 #[test]
 fn viewers_are_counted_and_limited() {
     let (session, _told) = session(None);
-    let viewers: Vec<Viewer> = (0..VIEWERS_MAX).map(|_| session.view().expect("room")).collect();
-    assert_eq!(session.view().err().expect("full").problem.code, "too_many_viewers");
+    let viewers: Vec<Viewer> = (0..VIEWERS_MAX).map(|_| session.view(false).expect("room")).collect();
+    assert_eq!(session.view(false).err().expect("full").problem.code, "too_many_viewers");
     let later = Instant::now() + Duration::from_secs(1000);
     assert_eq!(session.idle(later), Duration::ZERO, "somebody watches");
     drop(viewers);
@@ -109,7 +115,7 @@ fn viewers_are_counted_and_limited() {
 #[test]
 fn a_late_frame_of_the_lost_worker_does_not_end_the_recovery() {
     let (session, _told) = session(None);
-    let viewer = session.view().expect("room");
+    let viewer = session.view(false).expect("room");
     session.frame_arrived(1, 0);
     session.interrupted("killed");
     session.frame_arrived(2, 0);

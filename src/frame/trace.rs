@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::frame::snapshot::TRACE_BYTES_MAX;
+use super::snapshot::TRACE_BYTES_MAX;
 use crate::proto::keys::Keys;
 use crate::proto::link::Environment;
 
@@ -34,6 +34,10 @@ pub enum Change {
     Continued {
         tick: u64,
         from: u64,
+    },
+    /// The session's first frame has this number, since viewers had seen lower ones that no snapshot tells of.
+    Began {
+        tick: u64,
     },
 }
 
@@ -103,6 +107,84 @@ impl Trace {
     }
 }
 
+/// Number of the first frame.
+fn first_tick(changes: &[Change]) -> u64 {
+    match changes.first() {
+        Some(Change::Began { tick }) => *tick,
+        _ => 0,
+    }
+}
+
+/// Frames that a replay of a trace makes, if the newest frame of the session is `newest_tick`: where the session went
+/// on after a crash, the ticks between the snapshot and the first new frame are not part of it.
+pub fn frames(changes: &[Change], newest_tick: u64) -> u64 {
+    let begin = first_tick(changes);
+    let gap = |change: &Change| match change {
+        Change::Continued { tick, from } if *tick > begin => tick.saturating_sub(from.saturating_add(1)),
+        _ => 0,
+    };
+    let newest_tick = newest_tick.saturating_sub(begin);
+    newest_tick.saturating_add(1).saturating_sub(changes.iter().map(gap).sum())
+}
+
+/// A trace that is played back, one tick after the other.
+#[derive(Clone, Debug)]
+pub struct Script {
+    changes: std::collections::VecDeque<Change>,
+    /// Tick of the original session that is next, and its first one.
+    tick: u64,
+    begin: u64,
+    keys: Keys,
+}
+
+/// What the next frame of a replay needs before it is made.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Cue {
+    /// New text for InstructNet.
+    Instruct { environment: Environment, text: Option<String> },
+    /// The session went on from its snapshot here: all that is not in a snapshot is made anew.
+    Reopen,
+}
+
+impl Script {
+    /// The script of a whole trace.
+    pub fn new(changes: Vec<Change>) -> Script {
+        Script { tick: first_tick(&changes), begin: first_tick(&changes), changes: changes.into(), keys: Keys::NONE }
+    }
+
+    /// The next thing to do before the frame of this tick, if there is one; asked until there is none.
+    pub fn cue(&mut self) -> Option<Cue> {
+        loop {
+            let due = match self.changes.front()? {
+                Change::Keys { tick, .. } | Change::Instruction { tick, .. } | Change::Began { tick } => {
+                    *tick <= self.tick
+                }
+                Change::Continued { tick, from } => *tick <= self.tick || from.saturating_add(1) == self.tick,
+            };
+            if !due {
+                return None;
+            }
+            match self.changes.pop_front()? {
+                Change::Keys { keys, .. } => self.keys = keys,
+                Change::Instruction { environment, text, .. } => return Some(Cue::Instruct { environment, text }),
+                Change::Began { .. } => {}
+                // At the very beginning the origin was read already.
+                Change::Continued { tick, .. } if tick <= self.begin => {}
+                Change::Continued { tick, .. } => {
+                    self.tick = tick;
+                    return Some(Cue::Reopen);
+                }
+            }
+        }
+    }
+
+    /// The keys of this tick's frame; the next tick begins.
+    pub fn keys(&mut self) -> Keys {
+        self.tick += 1;
+        self.keys
+    }
+}
+
 /// The changes of an encoded trace, oldest first; `None` if the bytes are none.
 pub fn decode(mut bytes: &[u8]) -> Option<Vec<Change>> {
     let mut changes = Vec::new();
@@ -156,6 +238,57 @@ mod tests {
             (&w[0], &w[1]),
             (Change::Keys { tick: a, .. }, Change::Keys { tick: b, .. }) if a + 1 == *b
         )));
+    }
+
+    #[test]
+    fn a_script_gives_every_tick_what_the_session_had() {
+        let text = |tick| Change::Instruction {
+            tick,
+            seq: 1,
+            environment: Environment::default(),
+            text: Some("rain".to_string()),
+        };
+        let release = Change::Keys { tick: 13, seq: 2, keys: Keys::NONE };
+        let changes = vec![
+            Change::Continued { tick: 0, from: 40 },
+            keys(2),
+            Change::Continued { tick: 12, from: 3 },
+            text(12),
+            release,
+        ];
+        assert_eq!(frames(&changes, 13), 6, "ticks 0 to 3, 12 and 13");
+        let mut script = Script::new(changes);
+        let mut played = Vec::new();
+        for _ in 0..6 {
+            let mut cues = Vec::new();
+            while let Some(cue) = script.cue() {
+                cues.push(matches!(cue, Cue::Reopen));
+            }
+            played.push((script.keys(), cues));
+        }
+        let none = Vec::new;
+        let expected = vec![
+            (Keys::NONE, none()),
+            (Keys::NONE, none()),
+            (Keys::W, none()),
+            (Keys::W, none()),
+            (Keys::W, vec![true, false]),
+            (Keys::NONE, none()),
+        ];
+        assert_eq!(played, expected);
+    }
+
+    #[test]
+    fn a_session_that_began_late_is_replayed_from_its_first_frame() {
+        let changes = vec![Change::Began { tick: 40 }, Change::Continued { tick: 40, from: 7 }, keys(42)];
+        assert_eq!(frames(&changes, 44), 5);
+        let mut script = Script::new(changes);
+        let mut played = Vec::new();
+        for _ in 0..5 {
+            assert_eq!(script.cue(), None);
+            played.push(script.keys());
+        }
+        assert_eq!(played, [Keys::NONE, Keys::NONE, Keys::W, Keys::W, Keys::W]);
     }
 
     #[test]

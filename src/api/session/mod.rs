@@ -10,52 +10,30 @@
 //! ```
 
 mod resume;
+mod spec;
+mod viewing;
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, watch};
 
-use super::limits::{CONTROLS_AWAITED_MAX, PROGRESS_PERIOD, VIEWER_EVENTS_MAX};
+pub use spec::{Inputs, Origin, Shown, Spec, Stored, VideoUnit, links, stored_as};
+pub use viewing::Viewer;
+
+use super::limits::{CONTROLS_AWAITED_MAX, PROGRESS_PERIOD, VIDEO_UNITS_MAX, VIEWER_EVENTS_MAX};
+use super::metrics::Counters;
 use super::refusal::Refusal;
 use crate::frame::{ControlWriter, RingError, RingReader};
-use crate::proto::api::{Control, Links, PROTOCOL_VERSION, Problem, ServerMessage, SessionStatus, State, Vocabulary};
+use crate::proto::api::{Control, Problem, ServerMessage, SessionStatus, State, Vocabulary};
 use crate::proto::keys::Keys;
-use crate::proto::limits::VIEWERS_MAX;
-use crate::proto::link::{Environment, OpenSession, SessionNumber, ToWorker};
+use crate::proto::link::{Environment, OpenSession, ToWorker};
 
 /// Time over which the frame rate of a status is measured.
 const RATE_WINDOW: Duration = Duration::from_secs(2);
-
-/// What a session was asked to be; it never changes.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Spec {
-    pub id: String,
-    pub number: SessionNumber,
-    /// [`super::access::Client`] in words.
-    pub owner: String,
-    pub prompt: String,
-    pub perspective: Option<String>,
-    pub width: u32,
-    pub height: u32,
-    pub fps: u32,
-    pub steps: u32,
-    pub seed: u64,
-    /// Length of a stored generation, `None` for an interactive session.
-    pub frames: Option<u32>,
-}
-
-/// A frame as viewers get it: header and JPEG, encoded once for all of them.
-#[derive(Clone, Debug)]
-pub struct Shown {
-    pub message: Bytes,
-}
 
 /// What the session's own thread is told, see [`super::pump`].
 pub enum Feed {
@@ -77,8 +55,18 @@ pub struct Session {
     control: ControlWriter,
     feed: mpsc::Sender<Feed>,
     shown: watch::Sender<Option<Arc<Shown>>>,
+    video: broadcast::Sender<Arc<VideoUnit>>,
     events: broadcast::Sender<ServerMessage>,
     viewers: AtomicUsize,
+    /// Those of them that take JPEG.
+    jpeg_viewers: AtomicUsize,
+    /// A viewer of the H.264 stream cannot go on without a key frame.
+    key_wanted: AtomicBool,
+    /// Number of the viewer that sent the newest control.
+    controller: AtomicU64,
+    /// Its owner deleted it: nothing of it is kept.
+    forgotten: AtomicBool,
+    pub counters: Arc<Counters>,
     inner: Mutex<Inner>,
 }
 
@@ -100,9 +88,12 @@ struct Inner {
     arrivals: VecDeque<Instant>,
     frame_count: u64,
     progress_told: Option<Instant>,
-    origin: Option<Arc<OwnedFd>>,
-    /// True if `origin` is of the session itself, which goes on after an earlier api.
-    own: bool,
+    /// True once it may open in a worker; a stored generation waits for others before.
+    admitted: bool,
+    queue_position: Option<u32>,
+    inputs: Inputs,
+    /// A snapshot of the session itself that an earlier api wrote down.
+    resumed: Option<Arc<OwnedFd>>,
     /// No frame may have a lower number: viewers may have seen those.
     tick_min: u64,
     ring: Option<Arc<OwnedFd>>,
@@ -113,9 +104,13 @@ struct Inner {
 }
 
 impl Session {
-    /// A session that no worker knows yet. `origin` is a snapshot that it continues. Messages for its thread go to
-    /// `feed`.
-    pub fn new(spec: Spec, origin: Option<Arc<OwnedFd>>, feed: mpsc::Sender<Feed>) -> Result<Session, RingError> {
+    /// A session that no worker knows yet. Messages for its thread go to `feed`.
+    pub fn new(
+        spec: Spec,
+        inputs: Inputs,
+        feed: mpsc::Sender<Feed>,
+        counters: Arc<Counters>,
+    ) -> Result<Session, RingError> {
         let (control, _) = ControlWriter::create()?;
         let inner = Inner {
             state: State::Queued,
@@ -132,8 +127,10 @@ impl Session {
             arrivals: VecDeque::new(),
             frame_count: 0,
             progress_told: None,
-            origin,
-            own: false,
+            admitted: false,
+            queue_position: None,
+            inputs,
+            resumed: None,
             tick_min: 0,
             ring: None,
             written: None,
@@ -145,8 +142,14 @@ impl Session {
             control,
             feed,
             shown: watch::Sender::new(None),
+            video: broadcast::Sender::new(VIDEO_UNITS_MAX),
             events: broadcast::Sender::new(VIEWER_EVENTS_MAX),
             viewers: AtomicUsize::new(0),
+            jpeg_viewers: AtomicUsize::new(0),
+            key_wanted: AtomicBool::new(false),
+            controller: AtomicU64::new(0),
+            forgotten: AtomicBool::new(false),
+            counters,
             inner: Mutex::new(inner),
         })
     }
@@ -232,11 +235,17 @@ impl Session {
         inner.latched = inner.accepted;
         self.control.set(inner.latched, inner.keys);
         let mut fds = vec![self.control.read_only_fd()?];
-        let snapshot = inner.ring.as_ref().filter(|fd| crate::frame::Snapshot::read_fd(fd).is_ok());
-        let keep_tick = snapshot.is_some() || inner.own;
-        let from = snapshot.or(inner.origin.as_ref());
-        let from_snapshot = from.is_some();
-        if let Some(fd) = from {
+        // A replay is made again from its beginning: only so are its frames those of the original.
+        let replays = inner.inputs.script.is_some();
+        let ring = inner.ring.as_ref().filter(|fd| !replays && crate::frame::Snapshot::read_fd(fd).is_ok());
+        let own = ring.or(inner.resumed.as_ref());
+        let keep_tick = own.is_some();
+        let origin = match own {
+            Some(own) => Some(Origin::Snapshot(own.clone())),
+            None => inner.inputs.origin.clone(),
+        };
+        let more = [origin.as_ref().map(Origin::fd), inner.inputs.lead.as_ref(), inner.inputs.script.as_ref()];
+        for fd in more.into_iter().flatten() {
             fds.push(fd.try_clone()?);
         }
         let spec = &self.spec;
@@ -252,8 +261,11 @@ impl Session {
             frames: spec.frames,
             environment: inner.environment.clone(),
             instruction: inner.instruction.clone(),
-            from_snapshot,
+            from_snapshot: matches!(origin, Some(Origin::Snapshot(_))),
             keep_tick,
+            from_pictures: matches!(origin, Some(Origin::Pictures(_))),
+            video_prompt: inner.inputs.lead.as_ref().and(spec.video_prompt.as_ref()).map(|v| v.kind.clone()),
+            replay: replays,
             tick_min: self.tick_min(&inner),
         };
         Ok((ToWorker::Open(Box::new(open)), fds))
@@ -328,10 +340,6 @@ impl Session {
         }
     }
 
-    pub fn has_viewers(&self) -> bool {
-        self.viewers.load(Ordering::Acquire) > 0
-    }
-
     pub fn consumed(&self, tick_count: u64) {
         self.control.consumed(tick_count);
     }
@@ -367,8 +375,8 @@ impl Session {
             inner.state = state;
             inner.reason = reason.to_string();
             inner.stored = state == State::Done && !self.is_interactive();
+            inner.queue_position = None;
             inner.ring = None;
-            inner.origin = None;
             inner.arrivals.clear();
             if let Some(refusal) = error {
                 inner.error = Some((*refusal.problem).clone());
@@ -378,63 +386,6 @@ impl Session {
         }
         self.tell(Feed::Stop);
         true
-    }
-
-    /// How long nobody has watched or controlled the session.
-    pub fn idle(&self, now: Instant) -> Duration {
-        let mut inner = self.inner();
-        if self.has_viewers() {
-            inner.active = now;
-        }
-        now.saturating_duration_since(inner.active)
-    }
-
-    /// Begins to watch. Errors: `too_many_viewers`.
-    pub fn view(self: &Arc<Session>) -> Result<Viewer, Refusal> {
-        let joined =
-            self.viewers.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < VIEWERS_MAX).then_some(n + 1));
-        if joined.is_err() {
-            let detail = format!("{VIEWERS_MAX} viewers watch this session already.");
-            return Err(Refusal::new("too_many_viewers", detail).retry_after(5));
-        }
-        let mut shown = self.shown.subscribe();
-        // The newest picture, if there is one, is news to this viewer.
-        shown.mark_changed();
-        let viewer = Viewer { session: self.clone(), shown, events: self.events.subscribe() };
-        self.tell(Feed::Wake);
-        Ok(viewer)
-    }
-
-    /// The first message to every viewer.
-    pub fn hello(&self, vocabulary: Vocabulary) -> ServerMessage {
-        ServerMessage::Hello {
-            protocol: PROTOCOL_VERSION,
-            session: self.spec.id.clone(),
-            width: self.spec.width,
-            height: self.spec.height,
-            fps: self.spec.fps,
-            interactive: self.is_interactive(),
-            vocabulary,
-        }
-    }
-
-    /// What a viewer that joins or lost messages must know besides the frames: progress, recovering, the end.
-    pub fn standing(&self) -> Vec<ServerMessage> {
-        let inner = self.inner();
-        let mut messages = Vec::new();
-        if let Some(frames) = self.spec.frames {
-            messages.push(ServerMessage::Progress { frame: inner.frame_count as u32, frames });
-        }
-        if inner.state == State::Recovering {
-            messages.push(ServerMessage::Recovering { reason: "the worker is being restarted".to_string() });
-        }
-        if let Some(problem) = &inner.error {
-            messages.push(ServerMessage::Error { problem: problem.clone() });
-        }
-        if inner.state.is_final() {
-            messages.push(ServerMessage::Bye { reason: inner.reason.clone() });
-        }
-        messages
     }
 
     pub fn status(&self) -> SessionStatus {
@@ -448,7 +399,9 @@ impl Session {
         };
         SessionStatus {
             id: spec.id.clone(),
+            kind: spec.kind,
             state: inner.state,
+            queue_position: inner.queue_position,
             progress,
             frame_count: inner.frame_count,
             frames,
@@ -459,10 +412,14 @@ impl Session {
             fps: spec.fps,
             steps: spec.steps,
             seed: spec.seed,
+            perspective: spec.perspective.clone(),
+            from: spec.from.clone(),
+            video_prompt: spec.video_prompt.clone(),
+            created: spec.created,
             frames_per_second: inner.frames_per_second(),
             viewers: self.viewers.load(Ordering::Acquire),
             error: inner.error.clone(),
-            links: links(&spec.id, inner.stored),
+            links: links(&spec.id, stored_as(spec.kind, inner.stored)),
         }
     }
 }
@@ -490,32 +447,5 @@ impl Inner {
     }
 }
 
-/// Somebody who watches a session; counted until it is dropped.
-pub struct Viewer {
-    pub session: Arc<Session>,
-    /// The newest frame: a viewer that is slow never sees those in between.
-    pub shown: watch::Receiver<Option<Arc<Shown>>>,
-    pub events: broadcast::Receiver<ServerMessage>,
-}
-
-impl Drop for Viewer {
-    fn drop(&mut self) {
-        self.session.inner().active = Instant::now();
-        self.session.viewers.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-/// Where to go on from a session or generation.
-pub fn links(id: &str, stored: bool) -> Links {
-    Links {
-        status: format!("/api/v1/status?id={id}"),
-        stream: format!("/ws/stream?session={id}"),
-        cancel: format!("/api/v1/generate?id={id}"),
-        video: stored.then(|| format!("/api/v1/video?id={id}")),
-        poster: stored.then(|| format!("/api/v1/poster?id={id}")),
-    }
-}
-
 #[cfg(test)]
-#[path = "session_tests.rs"]
 mod tests;

@@ -1,0 +1,216 @@
+//! What people do with the page over a longer while: make, play, find again, replay, continue, fork, delete, upload;
+//! and what the page does when the daemon goes away under it.
+
+use std::time::Duration;
+
+use gamegend::proto::api::Kind;
+use serde_json::{Value, json};
+
+use super::support::{Api, Scratch, files};
+use super::webdriver::{Browser, missing};
+use super::{FIRST_FRAME_MAX, STEP_MAX, daemon, frame_number, open_view, screenshots, text, type_prompt, wait};
+
+/// Clicks a button of the card of `id` by its text.
+fn act(browser: &Browser, id: &str, action: &str) {
+    let click = format!(
+        "const b = [...document.querySelectorAll('[data-id=\"{id}\"] .link')].find((x) => x.textContent === {action:?});
+         b.click(); return null"
+    );
+    browser.script(&click);
+}
+
+fn cards(browser: &Browser) -> Vec<(String, String)> {
+    let list = "return [...document.querySelectorAll('#clips .item')].map((c) => [c.dataset.id, c.dataset.kind])";
+    let list = browser.script(list);
+    let pair = |v: &Value| (v[0].as_str().unwrap_or("").to_string(), v[1].as_str().unwrap_or("").to_string());
+    list.as_array().expect("a list").iter().map(pair).collect()
+}
+
+fn play_for(browser: &Browser, prompt: &str, frames: u64) {
+    type_prompt(browser, prompt);
+    browser.click(&browser.find("#play"));
+    wait("frames arrive", FIRST_FRAME_MAX, || frame_number(browser) > frames);
+}
+
+fn stop(browser: &Browser) {
+    browser.click(&browser.find("#cancel"));
+    wait("it ends", STEP_MAX, || text(browser, "state") == "ready");
+}
+
+/// From a prompt over a live world to its replay, its continuation, and away again.
+fn journey(browser: &Browser, base: &str, name: &str) {
+    browser.size(1360, 900);
+    browser.go(base);
+    wait("the daemon is ready", FIRST_FRAME_MAX, || text(browser, "state") == "ready");
+    play_for(browser, "a green meadow with mountains under a clear sky", 30);
+    browser.hold_keys(&["w", "d"], || {
+        let from = frame_number(browser);
+        wait("frames go on", FIRST_FRAME_MAX, || frame_number(browser) > from + 24);
+    });
+    browser.click(&browser.find("#keep"));
+    wait("the moment is kept", STEP_MAX, || text(browser, "toasts").contains("Kept"));
+    stop(browser);
+    open_view(browser, "history");
+    wait("both are there", STEP_MAX, || cards(browser).len() == 2);
+    let (world, kind) = cards(browser).into_iter().find(|c| c.1 == "session").expect("the world");
+    assert_eq!(kind, "session");
+    browser.screenshot(&screenshots().join(format!("{name}-history.png")));
+    act(browser, &world, "Replay");
+    let playing = "const v = document.getElementById('clip'); return !v.hidden && v.readyState >= 2";
+    wait("the replay is made and plays", Duration::from_secs(120), || browser.script(playing) == Value::Bool(true));
+    let seconds = browser.script("return document.getElementById('clip').duration").as_f64().expect("a number");
+    assert!(seconds > 1.5, "the whole world is in it: {seconds} s");
+    browser.screenshot(&screenshots().join(format!("{name}-replay.png")));
+    open_view(browser, "history");
+    wait("three are there", STEP_MAX, || cards(browser).len() == 3);
+    act(browser, &world, "Continue");
+    wait("it goes on", FIRST_FRAME_MAX, || text(browser, "state") == "connected" && frame_number(browser) > 4);
+    assert_eq!(browser.script("return document.body.dataset.view"), json!("control"));
+    stop(browser);
+    open_view(browser, "history");
+    wait("four are there", STEP_MAX, || cards(browser).len() == 4);
+    act(browser, &world, "Delete");
+    wait("one is gone", STEP_MAX, || cards(browser).len() == 3);
+    assert!(cards(browser).iter().all(|c| c.0 != world));
+    let choose = "const s = document.getElementById('history-kind'); s.value = 'replay';
+                  s.dispatchEvent(new Event('change')); return null";
+    browser.script(choose);
+    wait("only replays are shown", STEP_MAX, || cards(browser).iter().map(|c| c.1.as_str()).eq(["replay"]));
+}
+
+#[test]
+fn a_world_is_played_kept_replayed_continued_and_deleted() {
+    if let Some(reason) = missing() {
+        return daemon::skip(&reason);
+    }
+    let scratch = Scratch::new("browser-journey");
+    let browser = Browser::start(scratch.path());
+    let mut api = Api::start("journey");
+    let peer = api.worker_up(Duration::from_millis(5));
+    journey(&browser, &format!("http://{}/", api.address), "page");
+    let asked = peer.asked.lock().expect("no panic");
+    assert!(asked.opened.iter().any(|o| o.replay) && asked.opened.iter().any(|o| o.from_snapshot));
+    drop(asked);
+    assert_eq!(browser.errors(), Vec::<String>::new(), "the console is clean");
+}
+
+#[test]
+fn the_same_journey_through_the_real_daemon() {
+    if let Some(reason) = missing() {
+        return daemon::skip(&reason);
+    }
+    let scratch = Scratch::new("browser-daemon-journey");
+    let browser = Browser::start(scratch.path());
+    let host = daemon::Daemon::start("journey", "cpu");
+    journey(&browser, &format!("http://{}/", host.address), "daemon");
+}
+
+#[test]
+fn a_clip_is_uploaded_looked_at_and_leads_a_generation() {
+    if let Some(reason) = missing() {
+        return daemon::skip(&reason);
+    }
+    let scratch = Scratch::new("browser-upload");
+    let browser = Browser::start(scratch.path());
+    let mut api = Api::start("upload-page");
+    let peer = api.worker_up(Duration::from_millis(2));
+    browser.size(1360, 900);
+    browser.go(&format!("http://{}/", api.address));
+    wait("the daemon is ready", FIRST_FRAME_MAX, || text(&browser, "state") == "ready");
+    let clip = scratch.path().join("clip.mp4");
+    std::fs::write(&clip, files::mp4(160, 96, 24)).expect("our own folder");
+    let field = browser.find("#upload");
+    browser.type_into(&field, &clip.display().to_string());
+    let shown = "const [a, b] = ['preview-source', 'preview-control'].map((i) => document.getElementById(i));
+                 return a.naturalWidth === 160 && b.naturalWidth === 160 && a.src !== b.src";
+    wait("both previews are there", STEP_MAX, || browser.script(shown) == Value::Bool(true));
+    assert!(text(&browser, "upload-state").contains("24 frames, 160×96"), "{}", text(&browser, "upload-state"));
+    assert_eq!(browser.script("return document.getElementById('apply').checked"), Value::Bool(true));
+    browser.script("document.getElementById('video-prompt').scrollIntoView(); return null");
+    browser.settle();
+    browser.screenshot(&screenshots().join("page-upload.png"));
+    type_prompt(&browser, "a canyon");
+    browser.script("document.querySelector('details').open = true; document.getElementById('frames').value = 12");
+    browser.click(&browser.find("#generate"));
+    wait("it leads the generation", STEP_MAX, || !peer.asked.lock().expect("no panic").leads.is_empty());
+    let playing = "const v = document.getElementById('clip'); return !v.hidden && v.readyState >= 2";
+    wait("the clip plays", STEP_MAX, || browser.script(playing) == Value::Bool(true));
+    // A kind that the model was not trained for can be looked at, not applied.
+    let choose = "const s = document.getElementById('prompt-type'); s.value = 'pose';
+                  s.dispatchEvent(new Event('change')); return document.getElementById('apply').disabled";
+    assert_eq!(browser.script(choose), Value::Bool(true));
+    // What is no picture is refused in words.
+    let fake = scratch.path().join("fake.png");
+    std::fs::write(&fake, b"<svg onload=alert(1)>").expect("our own folder");
+    browser.type_into(&browser.find("#upload"), &fake.display().to_string());
+    wait("it is refused", STEP_MAX, || text(&browser, "upload-state").contains("none of video/mp4"));
+}
+
+#[test]
+fn a_restarted_daemon_is_found_again_with_its_history() {
+    if let Some(reason) = missing() {
+        return daemon::skip(&reason);
+    }
+    let scratch = Scratch::new("browser-restart");
+    let browser = Browser::start(scratch.path());
+    let state = Scratch::new("browser-restart-state");
+    let keep = |config: &mut gamegend::config::Config| config.state.directory = state.path().to_path_buf();
+    let mut api = Api::start_with("restart", keep);
+    let address = api.address;
+    let _peer = api.worker_up(Duration::from_millis(2));
+    browser.size(1360, 900);
+    browser.go(&format!("http://{address}/"));
+    wait("the daemon is ready", FIRST_FRAME_MAX, || text(&browser, "state") == "ready");
+    play_for(&browser, "a beach at sunset", 30);
+    drop(_peer);
+    drop(api);
+    wait("the page says so", STEP_MAX, || ["reconnecting", "offline"].contains(&text(&browser, "state").as_str()));
+    let mut api = Api::start_at("restart-again", address, keep);
+    let peer = api.worker_up(Duration::from_millis(2));
+    wait("the page is ready again", STEP_MAX, || text(&browser, "state") == "ready");
+    open_view(&browser, "history");
+    wait("the world is still there", STEP_MAX, || cards(&browser).iter().map(|c| c.1.as_str()).eq(["session"]));
+    let (world, _) = cards(&browser).remove(0);
+    assert_eq!(api.network().status(&world).kind, Kind::Session);
+    act(&browser, &world, "Continue");
+    wait("it goes on", FIRST_FRAME_MAX, || text(&browser, "state") == "connected" && frame_number(&browser) > 4);
+    assert!(peer.asked.lock().expect("no panic").opened.iter().all(|o| o.from_snapshot));
+    stop(&browser);
+}
+
+#[test]
+fn either_renderer_and_either_format_shows_the_world() {
+    if let Some(reason) = missing() {
+        return daemon::skip(&reason);
+    }
+    let scratch = Scratch::new("browser-draw");
+    let browser = Browser::start(scratch.path());
+    let mut api = Api::start("draw");
+    let _peer = api.worker_up(Duration::ZERO);
+    browser.size(1360, 900);
+    browser.go(&format!("http://{}/", api.address));
+    wait("the daemon is ready", FIRST_FRAME_MAX, || text(&browser, "state") == "ready");
+    for (renderer, format) in [("webgl", "h264"), ("2d", "jpeg"), ("2d", "h264"), ("webgl", "jpeg")] {
+        let choose = format!(
+            "for (const [id, value] of [['set-renderer', {renderer:?}], ['set-format', {format:?}]]) {{
+                const s = document.getElementById(id); s.value = value; s.dispatchEvent(new Event('change')); }}
+             return null"
+        );
+        browser.script(&choose);
+        play_for(&browser, "a canyon", 12);
+        let picture = super::picture(&browser);
+        assert!(picture.iter().any(|v| (v - picture[0]).abs() > 8.0), "{renderer}, {format}: one colour");
+        let used = "return document.getElementById('facts').textContent";
+        open_view(&browser, "settings");
+        wait("the page tells how it draws", STEP_MAX, || {
+            browser.script(used).as_str().is_some_and(|t| t.contains("Drawn"))
+        });
+        println!(
+            "{renderer}, {format}: {}",
+            browser.script(used).as_str().unwrap_or("").split("Drawn with").last().unwrap_or("")
+        );
+        open_view(&browser, "control");
+        stop(&browser);
+    }
+    assert_eq!(browser.errors(), Vec::<String>::new(), "the console is clean");
+}

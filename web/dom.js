@@ -1,0 +1,49 @@
+// Small helpers around the document. Texts go in as texts: nothing here parses HTML.
+import { t } from "./texts.js";
+
+export const $ = (id) => document.getElementById(id);
+
+/** An element with properties and children. */
+export function element(name, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(name), properties);
+  made.append(...children);
+  return made;
+}
+
+/** Fills a select with [value, text] pairs and keeps its choice if it is still there. */
+export function options(select, pairs) {
+  const before = select.value;
+  select.replaceChildren(...pairs.map(([value, text]) => element("option", { value, textContent: text })));
+  if (pairs.some(([value]) => String(value) === before)) select.value = before;
+}
+
+export function say(state, text = t(`state.${state}`)) {
+  const pill = $("state");
+  if (pill.dataset.state === state && pill.textContent === text) return;
+  pill.dataset.state = state;
+  pill.textContent = text;
+}
+
+export function banner(text) {
+  $("banner").textContent = text ?? "";
+  $("banner").hidden = !text;
+}
+
+export function toast(text, good = false) {
+  const line = element("p", { textContent: text, className: good ? "good" : "" });
+  $("toasts").append(line);
+  setTimeout(() => line.remove(), 7000);
+}
+
+export const report = (error) => {
+  if (error?.name === "AbortError") return;
+  toast(error instanceof TypeError ? t("toast.unreachable") : error.message);
+};
+
+/** Rows of a description list. */
+export function facts(list, rows) {
+  list.replaceChildren(
+    ...rows.map(([name, value]) =>
+      element("div", {}, element("dt", { textContent: name }), element("dd", { textContent: value }))),
+  );
+}
