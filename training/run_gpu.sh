@@ -7,7 +7,7 @@
 #        foundation  the larger part of the foundation's plan
 #        finish      the rest of it, InstructNet with the foundation frozen, then the evaluation (with STATE/judges in
 #                    place of the judges in START, if it is there by then)
-# START  model folder to start from where STATE has nothing to go on with
+# START  model folder to start from where STATE has nothing to go on with; `foundation` lays training/start over it
 #
 # OUT gets model.tar.* (the model folder in parts), logs, pictures and tables. STATE (default /tmp/gamegen-state) keeps
 # the full state, the built renderer and the compiler's cache. TEACHER is the file of `train_text.py teacher`.
@@ -101,9 +101,22 @@ evaluate() {
     "$python" "$here/eval.py" merge "$OUT/eval.json" "$OUT"/*/eval.json
 }
 
+# overlay: START with the parts of training/start in place of its own.
+overlay() {
+    [ -d "$here/start" ] || return 0
+    base=$STATE/base
+    rm -rf "$base"
+    cp -r "$start" "$base"
+    for part in "$here"/start/*; do
+        rm -rf "$base/$(basename "$part")"
+        cp -r "$part" "$base/"
+    done
+    start=$base
+}
+
 case $plan in
 perception) perception ;;
-foundation) train train_foundation.py $((end - 5)) --start "$start" --to-fraction "${TO:-0.7}" ${FOUNDATION:-} ;;
+foundation) overlay; train train_foundation.py $((end - 5)) --start "$start" --to-fraction "${TO:-0.7}" ${FOUNDATION:-} ;;
 finish)
     train train_foundation.py $((end - ${EVAL_SECONDS:-135})) --start "$start" --from-fraction "${FROM:-0.66}" \
         --freeze-from "${FREEZE:-0.55}" --large-from 2 --p-event 0.6 --p-video 0.4 --reserve 6 ${FOUNDATION:-}

@@ -44,7 +44,7 @@ class Mix:
     instruct_off: float = 0.05
     keys_dropped: float = 0.0  # of the clips with a video prompt
     color: float = 0.22  # deviation of the damage to channels
-    noise_max: float = 0.35
+    noise_max: float = 0.2
 
 
 INSTRUCTNET_MIX = Mix(images=False, text_start=0.15, instruct_off=0.0, keys_dropped=0.5)

@@ -17,7 +17,7 @@ from .world import World
 SMALL = os.environ.get("GAMEGEN_SMALL") == "1"
 ROLLOUT_STEPS = (1, 2, 2, 2, 4)
 ROLLOUT_NOISE = (0.05, 0.05, 0.15)
-LEAVE_FRAMES = (2, 5, 9, 13, 17)  # real frames before a rollout goes on alone
+LEAVE_FRAMES = (13, 17, 20, 22)  # real frames before a rollout goes on alone
 RESTART_STEPS = 50  # the rate rises over this many steps after a start
 SPAN = 4  # updates between two decisions
 
@@ -45,7 +45,9 @@ def arguments(description: str) -> argparse.ArgumentParser:
     p.add_argument("--rollout-share", type=float, default=0.10, help="part of the time that goes to rollouts")
     p.add_argument("--rollout-clips", type=int, default=4 if SMALL else 256)
     p.add_argument("--replay", type=int, default=8 if SMALL else 2048)
-    p.add_argument("--own", type=float, default=0.4, help="share of clips whose context is a rollout")
+    p.add_argument("--own", type=float, default=0.25, help="share of clips whose context is a rollout")
+    p.add_argument("--own-from", type=float, default=0.6, help="fraction of the plan from which on there are rollouts: "
+                   "those of a model that cannot yet continue a scene teach it not to")
     p.add_argument("--guidance", type=float, default=1.5, help="of the smallest step's target, frames after the first")
     p.add_argument("--frozen-guidance", type=float, default=1.75, help="the same once the foundation is frozen")
     p.add_argument("--first-guidance", type=float, default=2.5, help="the same for first frames")
@@ -244,7 +246,7 @@ class Trainer:
     def batch(self, f: Footage) -> dict:
         """Real clips first (the roles of `Layout.image` need them), then real clips and rollouts in random order."""
         b, dev = f.batch, self.dev
-        own = int(b * self.args.own) if len(f.replay) else 0
+        own = int(b * self.args.own) if len(f.replay) and self.fraction >= self.args.own_from else 0
         real = f.pool.sample(b - own)
         n = b - own
         real |= {"own": real["latents"], "is_own": torch.zeros(n, device=dev), "start": torch.full((n,), 99, device=dev),
@@ -403,8 +405,8 @@ class Trainer:
         on = now < self.loop_end and not (args.max_steps and self.done >= args.max_steps)
         self.span += 1
         large = fraction >= args.large_from and self.span % args.large_every == 0
-        numbers = [on, large, self.clock.behind("render", args.render_share),
-                   self.clock.behind("rollout", args.rollout_share), fraction, now - self.saved_at > args.save_every
+        rolls = fraction >= args.own_from and self.clock.behind("rollout", args.rollout_share)
+        numbers = [on, large, self.clock.behind("render", args.render_share), rolls, fraction, now - self.saved_at > args.save_every
                    and self.loop_end - now > args.save_every / 4]
         numbers = self.parallel.decide([float(v) for v in numbers], self.dev)
         self.fraction = numbers[4]
@@ -416,8 +418,9 @@ class Trainer:
         small = self.footage[0]
         self.open_pool(small)
         self.compile(small)
-        self.clock.run("rollout", lambda: self.rollout(small))
-        self.log(f"first rollout {self.clock.spent['rollout']:.1f}s")
+        if self.fraction >= args.own_from:
+            self.clock.run("rollout", lambda: self.rollout(small))
+            self.log(f"first rollout {self.clock.spent['rollout']:.1f}s")
         self.clock.spent = dict.fromkeys(self.clock.spent, 0.0)  # start-up does not count against the shares
         self.loop_begin, self.loop_end, self.loop_fraction = time.time(), self.until - args.reserve, self.fraction
         self.done, self.span, self.saved_at, printed = 0, 0, time.time(), 0.0
