@@ -11,7 +11,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use daemon::{PATIENCE, TempDir, available, model_dir, request, signal};
@@ -38,6 +38,8 @@ fn slack() -> u32 {
     std::env::var("GAMEGEND_TEST_SLACK").ok().and_then(|s| s.parse().ok()).unwrap_or(1)
 }
 
+static ALONE: Mutex<()> = Mutex::new(());
+
 /// A daemon that this test supervises: on an address that stays, with a log file.
 struct Host {
     dir: TempDir,
@@ -45,10 +47,13 @@ struct Host {
     child: Child,
     /// A file system of its own for the state, where root can make one.
     own_disk: bool,
+    /// Faults are timed and processes counted: one daemon at a time.
+    _alone: MutexGuard<'static, ()>,
 }
 
 impl Host {
     fn start(name: &str, more: &str) -> Host {
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let dir = TempDir::new(name);
         // Whoever the roles become passes through.
         let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
@@ -73,7 +78,7 @@ impl Host {
         );
         fs::write(dir.0.join("gamegend.toml"), text).expect("ours");
         let child = spawn(&dir.0);
-        let host = Host { dir, address, child, own_disk };
+        let host = Host { dir, address, child, own_disk, _alone: alone };
         host.wait_until("it is ready", |h| h.get("/readyz").is_some());
         host
     }
