@@ -5,7 +5,7 @@
 //! | [`parent`] | listeners, children, supervision, the log | |
 //! | [`api`] | HTTP, WebSocket, the Unix socket, encoders | `store`, `frame` |
 //! | [`worker`] | one device with all its sessions | `model`, `frame`, `compute` |
-//! | [`decode`] | pictures of one upload, in a process of its own | `frame` |
+//! | [`decode`] | pictures of one upload, in a process of its own | `model`, `frame` |
 //! | [`ctl`] | the command-line tool's commands | `compute`, `frame` |
 //! | [`model`] | the paper's modules, and the engine that plays them | `compute` |
 //! | [`store`] | stored generations | |

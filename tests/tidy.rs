@@ -13,7 +13,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("parent", &["exit"]),
     ("api", &["store", "frame", "exit"]),
     ("worker", &["model", "frame", "compute", "exit"]),
-    ("decode", &["frame", "exit"]),
+    ("decode", &["model", "frame", "exit"]),
     ("ctl", &["model", "compute", "frame", "exit"]),
     ("model", &["compute"]),
     ("store", &[]),

@@ -9,7 +9,6 @@
 //! bounded amount of memory and processor time, and ends with its answer; if a file breaks a decoder, it breaks this
 //! process, and its client is told that the file cannot be read.
 
-mod canny;
 mod clip;
 mod extract;
 mod scale;

@@ -159,16 +159,6 @@ def new_model(vocab_size: int) -> Model:
                  msdit.MSDiT(msdit.default_config()), instructnet.InstructNet(instructnet.default_config()))
 
 
-def grow_vocabulary(text: text_encoder.T5Encoder, size: int, std: float = 0.01):
-    """Appends rows to the embedding for new words; the old rows stay."""
-    old = text.shared.weight.data
-    if size <= old.shape[0]:
-        return
-    rows = torch.randn(size - old.shape[0], old.shape[1], device=old.device) * std
-    text.shared = torch.nn.Embedding.from_pretrained(torch.cat([old, rows]), freeze=False)
-    text.cfg["vocab_size"] = size
-
-
 def model_hash(folder) -> str:
     """sha256 over the safetensors files of the four parts in sorted path order; judges beside them do not count."""
     digest = hashlib.sha256()
