@@ -4,9 +4,9 @@
 #   run_gpu.sh MINUTES PLAN START
 #
 # PLAN   perception  autoencoder, text encoder and judges side by side, then a minute of the foundation as a trial
-#        foundation  the larger part of the foundation's plan
-#        finish      the rest of it, InstructNet with the foundation frozen, then the evaluation (with STATE/judges in
-#                    place of the judges in START, if it is there by then)
+#        foundation  the larger part of the foundation's plan, then what keys and words do (QUICK_SECONDS)
+#        finish      the rest of it, InstructNet with the foundation frozen, then the evaluation
+#        Both go on with the keys judge while the transformer's passes compile (KEYS_MINUTES, 0: not).
 # START  model folder to start from where STATE has nothing to go on with; `foundation` lays training/start over it
 #
 # OUT gets model.tar.* (the model folder in parts), logs, pictures and tables. STATE (default /tmp/gamegen-state) keeps
@@ -84,19 +84,32 @@ perception() {
     rm -rf "$OUT"/model.tar.* "$OUT/judges"
 }
 
-# evaluate: the long sessions on one GPU, everything else on the other, within the time that is left.
+# keys_judge: goes on with the judge of keys beside the compiler, which leaves the last GPU idle; the best is in $judges.
+keys_judge() {
+    judges=$STATE/judges
+    rm -rf "$judges" "$OUT/judges"
+    cp -r "$start/judges" "$judges"
+    [ "${KEYS_MINUTES:-2.4}" = 0 ] && return
+    cp -r "$start/judges" "$OUT/judges"
+    CUDA_VISIBLE_DEVICES=$last "$python" "$here/train_judges.py" --parts keys --start "$start/judges" --lr 1e-3 \
+        --minutes "${KEYS_MINUTES:-2.4}" --reserve 25 --stills 8192 --pool-start 8192 --out "$OUT" &
+}
+
+# evaluate SECONDS PARTS_OF_THE_FIRST_GPU PARTS_OF_THE_LAST: the exported model by the judges of this run.
 evaluate() {
     wait
     model=$STATE/model
     cp "$start/evaluation.json" "$model/"
-    [ -d "$STATE/judges" ] && rm -rf "$model/judges" && cp -r "$STATE/judges" "$model/judges"
-    seconds=$(left 8)
-    echo "evaluation: $seconds s left"
+    [ -d "$OUT/judges" ] && rm -rf "$judges" && mv "$OUT/judges" "$judges"
+    rm -rf "$model/judges" && cp -r "$judges" "$model/judges"
+    tar cf "$OUT/judges.tar" -C "$STATE" judges
+    seconds=$1
+    echo "evaluation: $seconds s"
     CUDA_VISIBLE_DEVICES=0 "$python" "$here/eval.py" run "$model" --out "$OUT/long" --seconds "$seconds" \
-        --parts "${LONG_PARTS:-drift_60s,drift_10min}" --renderer 0 &
+        --parts "$2" --renderer 0 &
     long=$!
     CUDA_VISIBLE_DEVICES=$last "$python" "$here/eval.py" run "$model" --out "$OUT/short" --seconds "$seconds" \
-        --parts "${PARTS:-keys,words,alignment,reconstruction,video,pictures,frechet,steps}"
+        --parts "$3"
     wait $long
     "$python" "$here/eval.py" merge "$OUT/eval.json" "$OUT"/*/eval.json
 }
@@ -116,11 +129,19 @@ overlay() {
 
 case $plan in
 perception) perception ;;
-foundation) overlay; train train_foundation.py $((end - 5)) --start "$start" --to-fraction "${TO:-0.7}" ${FOUNDATION:-} ;;
+foundation)
+    overlay
+    keys_judge
+    train train_foundation.py $((end - ${QUICK_SECONDS:-40})) --start "$start" --to-fraction "${TO:-0.7}" \
+        --reserve 6 ${FOUNDATION:-}
+    evaluate "$(left 8)" "${LONG_PARTS:-drift_60s}" "${PARTS:-keys,words}"
+    ;;
 finish)
+    keys_judge
     train train_foundation.py $((end - ${EVAL_SECONDS:-135})) --start "$start" --from-fraction "${FROM:-0.66}" \
         --freeze-from "${FREEZE:-0.55}" --large-from 2 --p-event 0.6 --p-video 0.4 --reserve 6 ${FOUNDATION:-}
-    evaluate
+    evaluate "$(left 8)" "${LONG_PARTS:-drift_60s,drift_10min}" \
+        "${PARTS:-keys,words,alignment,reconstruction,video,pictures,frechet,steps}"
     ;;
 *)
     echo "unknown plan: $plan" >&2

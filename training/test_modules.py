@@ -135,8 +135,6 @@ def test_rows_of_a_batch_have_their_roles():
             layout = examples.Layout.of(batch, images)
             assert 0 <= layout.base_from < layout.base_to < layout.student_to < batch, (batch, layout)
             assert (layout.image > 0) == images
-    weight = examples.horizon_weight(torch.tensor([99, 3]), 16, 0)
-    assert weight[0].eq(1).all() and weight[1, 0] == 1 and weight[1, -1] < 0.5
 
 
 def test_storage(model):

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Foundation phase: MSDiT and text encoder, with InstructNet's keys in most clips (GameGen-X, section 4.1).
 
-Contexts are real latents or the model's own streamed rollouts; every step also trains steps of size 1 to 1/8. The
-text encoder is frozen (train_text.py).
+Contexts are real latents or the model's own predictions; every step also trains steps of size 1 to 1/8. The text
+encoder is frozen (train_text.py). With --freeze-from the run ends with InstructNet alone (section 4.2).
 """
 import sys
 

@@ -24,6 +24,7 @@ from gamegen.world import World
 LABEL_SMOOTHING = 0.02
 BYTES_MAX = 1_677_721  # 1.6 MiB for all judges
 RENDER_BATCH = {True: 768, False: 12}  # clips rendered at once
+RARE, RARE_KEYS = 2.0, ("S", "SHIFT")  # weight of windows that show a key that is seldom held
 WINDOW_CLIP = judges.WINDOW + 2  # frames of a clip of the keys' pool
 
 
@@ -62,6 +63,7 @@ class JudgeTrainer:
         torch.manual_seed(args.seed)
         gen = torch.Generator(self.dev).manual_seed(args.seed)
         self.world, self.disturb = World(self.dev), Disturbance(self.dev, gen)
+        self.rare = torch.tensor([float(k in RARE_KEYS) for k in judges.KEYS], device=self.dev)  # [6]
         self.stills = JudgePool(self.world, args.stills, 1, gen)
         self.clips = JudgePool(self.world, args.clips, WINDOW_CLIP, gen)
         self.learners = {}
@@ -106,7 +108,7 @@ class JudgeTrainer:
         pictures, truth = self.clips.windows(max(2, self.args.batch // 2))
         with self.autocast():
             logits = self.learners["keys"].judge(self.frames(pictures))
-        known = (truth >= 0).float()
+        known = (truth >= 0).float() * (1 + (RARE - 1) * (truth > 0.5) * self.rare)
         loss = F.binary_cross_entropy_with_logits(logits, truth.clamp(min=0), reduction="none")
         return (loss * known).sum() / known.sum().clamp(min=1)
 
@@ -159,23 +161,28 @@ class JudgeTrainer:
         """
         gen, clips = torch.Generator(self.dev).manual_seed(11), 8 if SMALL else 192
         logits = {}
-        for key in (*judges.KEYS[:judges.DECIDED], None):
+        for key in (*judges.KEYS, None):
             parts = [ceilings.scripted(self.world, clips, key, start, gen, "val") for start in ceilings.STARTS]
             frames = torch.cat([frames[done] for frames, done in parts])
             if not len(frames):
                 return
-            logits[key] = judges.key_logits(judge, frames)[..., :judges.DECIDED].mean(1)  # [B,5]
+            logits[key] = judges.key_logits(judge, frames).mean(1)  # [B,6]
+        for i, key in enumerate(judges.KEYS):
+            if key == "SHIFT":  # its own question, asked of who walks
+                others, rival = logits["W"], torch.zeros(len(logits["W"]), device=self.dev)
+            else:
+                others = torch.cat([v for k, v in logits.items() if k not in (key, "SHIFT")])
+                rival = others[:, [j for j in range(judges.DECIDED) if j != i]].max(1).values.clamp(min=0)
+            self.shift_bias(judge, i, logits[key][:, i], others[:, i] - rival)
+
+    def shift_bias(self, judge, index: int, hits: torch.Tensor, alarms: torch.Tensor):
+        """The bias of one key: `hits` are to lie above 0 and `alarms` below."""
         shifts = torch.linspace(-3, 3, 49, device=self.dev)
-        for i, key in enumerate(judges.KEYS[:judges.DECIDED]):
-            others = torch.cat([v for k, v in logits.items() if k != key])
-            own = others[:, [j for j in range(judges.DECIDED) if j != i]].max(1).values.clamp(min=0)
-            wrong = [(logits[key][:, i] + s <= 0).float().mean() + (others[:, i] + s > own).float().mean() * 2
-                     for s in shifts]
-            wrong = torch.stack(wrong)
-            best = shifts[(wrong <= wrong.min() + 1e-6).nonzero()[:, 0]].mean()
-            judge.head.bias[i] += best
-            self.log(f"bias of {key}: {best.item():+.2f}, misses and false alarms {wrong.min().item():.4f} instead of "
-                     f"{wrong[len(shifts) // 2].item():.4f}")
+        wrong = torch.stack([(hits + s <= 0).float().mean() + (alarms + s > 0).float().mean() * 2 for s in shifts])
+        best = shifts[(wrong <= wrong.min() + 1e-6).nonzero()[:, 0]].mean()
+        judge.head.bias[index] += best
+        self.log(f"bias of {judges.KEYS[index]}: {best.item():+.2f}, misses and false alarms {wrong.min().item():.4f} "
+                 f"instead of {wrong[len(shifts) // 2].item():.4f}")
 
     def save(self) -> int:
         """Averaged weights of all judges; returns their bytes on disk."""

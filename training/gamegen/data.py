@@ -1,4 +1,4 @@
-"""Pools of training clips: rendered and encoded footage, and rollouts of the model itself."""
+"""Pools of training clips: rendered and encoded footage, and what the model itself predicted."""
 import random
 from dataclasses import dataclass
 
@@ -139,7 +139,7 @@ class ClipPool:
 
 
 class Replay:
-    """Clips beside what the model itself made of them: `own` are streamed rollouts, `steps` their steps a frame."""
+    """Clips beside what the model itself made of them: `own` are its predictions, `steps` their steps a frame."""
 
     def __init__(self, clips: int):
         self.capacity, self.next, self.data = clips, 0, {}

@@ -1,8 +1,9 @@
 """Training examples: two streams of frames in one pass.
 
 The first half of an example is a context stream: what the ring of the sampler would hold, from real latents or from
-the model's own rollouts. The second half are target frames: each sees the context frames before it and itself, which
-is exactly the view of the streaming sampler. Real context frames are targets as well (diffusion forcing).
+the model's own predictions. The second half are target frames: each sees the context frames before it and itself, which
+is exactly the view of the streaming sampler. Real context frames are targets as well (diffusion forcing), where they
+are not at the sampler's last level.
 """
 from dataclasses import dataclass
 
@@ -38,16 +39,21 @@ class Mix:
     images: bool = True  # are there single frames from text alone
     text_start: float = 0.12  # the first frame has no frame before it
     seeded: float = 0.10  # the context went through the network as given latents
-    damaged: float = 0.15  # colours and contrast of the context are off
+    damaged: float = 0.2  # the context has wrong colours, or parts of another clip
     text_dropped: float = 0.10
     instruction_dropped: float = 0.35  # of the clips without a change
     instruct_off: float = 0.05
-    keys_dropped: float = 0.0  # of the clips with a video prompt
+    keys_dropped: float = 0.3  # of the clips with a video prompt
     color: float = 0.22  # deviation of the damage to channels
     noise_max: float = 0.2
+    settled: float = 0.4  # the context has the levels that the ring holds while streaming
 
 
 INSTRUCTNET_MIX = Mix(images=False, text_start=0.15, instruct_off=0.0, keys_dropped=0.5)
+# What the model predicts from while its own contexts are made: a ring as in streaming, nothing left out.
+PREDICTION_MIX = Mix(images=False, text_start=0.0, seeded=0.0, damaged=0.0, text_dropped=0.0, instruct_off=0.0,
+                     settled=1.0)
+OWN_DISCOUNT = 0.9  # weight of the truth for every further prediction that a context is made of
 
 
 def stream_mask(frames: int, device) -> torch.Tensor:
@@ -78,7 +84,7 @@ def context_noise_levels(b: int, t: int, mix: Mix, device) -> torch.Tensor:
     return torch.where(draw < 0.25, torch.full_like(s, 0.15), s)
 
 
-def damaged(z: torch.Tensor, strength: float) -> torch.Tensor:
+def off_color(z: torch.Tensor, strength: float) -> torch.Tensor:
     """z [B,T,Z,h,w] with each channel scaled and moved, growing over the clip as drift does."""
     b, t, c = z.shape[:3]
     scale = torch.randn(b, 1, c, 1, 1, device=z.device) * strength
@@ -87,49 +93,66 @@ def damaged(z: torch.Tensor, strength: float) -> torch.Tensor:
     return z * (1 + scale * grow) + offset * grow
 
 
+def strangers(z: torch.Tensor) -> torch.Tensor:
+    """z [B,T,Z,h,w] with a rectangle of the next clip mixed into all frames: what a session looks like that has begun
+    to forget its figure or its land, and which the text has to bring back."""
+    b, _, _, h, w = z.shape
+    inside = torch.ones(b, h, w, dtype=torch.bool, device=z.device)
+    for axis, size in ((1, h), (2, w)):
+        middle = torch.rand(b, 1, device=z.device) * size
+        half = (0.15 + 0.25 * torch.rand(b, 1, device=z.device)) * size
+        near = (torch.arange(size, device=z.device)[None] + 0.5 - middle).abs() <= half  # [B,size]
+        inside &= near.unsqueeze(3 - axis)
+    amount = inside.float() * (0.4 + 0.6 * torch.rand(b, 1, 1, device=z.device))
+    return z + amount[:, None, None] * (z.roll(1, 0) - z)
+
+
+def damaged(z: torch.Tensor, strength: float) -> torch.Tensor:
+    """z [B,T,Z,h,w] with wrong colours in half of the clips, and parts of another clip in the other half."""
+    colors = torch.rand(z.shape[0], 1, 1, 1, 1, device=z.device) < 0.5
+    return torch.where(colors, off_color(z, strength), strangers(z))
+
+
 def noised(z: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
     """(z + s n) / sqrt(1 + s^2)."""
     return (z + wide(s) * torch.randn_like(z)) / wide(torch.sqrt(1 + s * s))
 
 
-def context_levels(flags: dict, steps: torch.Tensor, frames: int, seeded: float):
-    """Level and step size [B,T] of the context stream: random for real clips, the sampler's last pass for others."""
-    dev = steps.device
-    b = steps.shape[0]
+def context_levels(imitated: torch.Tensor, seed: torch.Tensor, steps: torch.Tensor, frames: int):
+    """Level and step size [B,T] of the context stream: the sampler's last pass where `imitated`, else random."""
+    dev, b = steps.device, steps.shape[0]
     t, d = random_levels((b, frames), dev), torch.zeros(b, frames, device=dev)
-    seed = torch.rand(b, 1, device=dev) < seeded
-    t = torch.where(seed, torch.full_like(t, SEED_LEVEL), t)
-    imitated = (flags["own"] | flags["damaged"])[:, None]
+    t = torch.where(seed[:, None], torch.full_like(t, SEED_LEVEL), t)
     last = (1 - 1 / steps)[:, None].expand(b, frames)
+    imitated = imitated[:, None]
     return torch.where(imitated, last, t), torch.where(imitated, (1 / steps)[:, None].expand(b, frames), d)
 
 
-def horizon_weight(start: torch.Tensor, frames: int, offset: int) -> torch.Tensor:
-    """[B,T]: how much the true frame still says about a rollout that left the real frames at `start` [B]."""
-    index = torch.arange(offset + 1, offset + 1 + frames, device=start.device)[None]
-    return (1 - (index - start[:, None]).clamp(min=0) / 20.0).clamp(min=0.2)
+def window(clips: dict, offset: int, frames: int) -> dict:
+    """`frames` frames of whole clips from `offset` on."""
+    along = ("latents", "keys", "select", "video")
+    return {k: v[:, offset:offset + frames] if k in along else v for k, v in clips.items()}
 
 
-def make(clips: dict, frames: int, offset: int, mix: Mix, layout: Layout, frozen: bool) -> dict:
-    """clips: latents, own [B,n,Z,h,w] (equal for real clips), steps, start, is_own [B], keys, select, texts.
+def make(clips: dict, mix: Mix, layout: Layout, frozen: bool) -> dict:
+    """clips: latents, own [B,T+1,Z,h,w] (equal for real clips), steps, depth [B] (0: real), keys, select, texts.
 
     Returns the inputs of one pass over 2T frames and what the loss needs. `frozen`: the InstructNet phase, in which
     InstructNet is always on. Rows before `layout.image` must be real clips.
     """
     dev = clips["latents"].device
-    window = slice(offset, offset + frames + 1)
-    z, base = clips["latents"][:, window], clips["own"][:, window]  # [B,T+1,Z,h,w]
-    b = z.shape[0]
+    z, base = clips["latents"], clips["own"]  # [B,T+1,Z,h,w]
+    b, frames = z.shape[0], z.shape[1] - 1
     chance = lambda p: torch.rand(b, device=dev) < p
-    own = clips["is_own"].bool()
+    own = clips["depth"] > 0
     image = torch.arange(b, device=dev) < layout.image
     hurt = chance(mix.damaged) & ~own & ~image
-    flags = {"own": own, "image": image, "damaged": hurt}
+    imitated = own | hurt | (chance(mix.settled) & ~image)
+    seed = chance(mix.seeded) & ~imitated & ~image
     base = torch.where(hurt.view(b, 1, 1, 1, 1), damaged(base, mix.color), base)
     before, context, target = base[:, :-1], base[:, 1:], z[:, 1:]  # [B,T,Z,h,w]
 
-    steps = clips["steps"].float()
-    t_context, d_context = context_levels(flags, steps, frames, mix.seeded)
+    t_context, d_context = context_levels(imitated, seed, clips["steps"].float(), frames)
     t_target = random_levels((b, frames), dev)
     t = torch.cat([t_context, t_target], 1)  # [B,2T]
     d = torch.cat([d_context, torch.zeros_like(t_target)], 1)
@@ -143,15 +166,15 @@ def make(clips: dict, frames: int, offset: int, mix: Mix, layout: Layout, frozen
     ps = context_noise_levels(b, frames, mix, dev).repeat(1, 2)
     mask = stream_mask(frames, dev)[None].expand(b, -1, -1)
     alone = torch.eye(2 * frames, dtype=torch.bool, device=dev)[None]
-    keys, select = clips["keys"][:, window], clips["select"][:, window]
+    keys, select = clips["keys"], clips["select"]
     video_kind = clips["video_kind"]
     silent = (chance(mix.keys_dropped) & (video_kind >= 0)).view(b, 1, 1)
     keys = torch.where(silent, torch.zeros_like(keys), keys)
+    event = clips["at"] > -10**6
     previous_keys = keys[:, :-1].repeat(1, 2, 1) * has[:, :, None]
     weight = torch.ones(b, 2 * frames, device=dev)
-    weight[:, :frames] *= (~(own | hurt)).float()[:, None]
-    weight[:, frames:] *= torch.where(own[:, None], horizon_weight(clips["start"], frames, offset),
-                                      torch.ones_like(t_target))
+    weight[:, :frames] *= (~(imitated | seed)).float()[:, None]
+    weight[:, frames:] *= (OWN_DISCOUNT ** (clips["depth"] - 1).clamp(min=0).float())[:, None]
     video = clips.get("video")
     return {
         "x": (1 - wide(t)) * noise + wide(t) * clean, "t": t, "d": d,
@@ -160,10 +183,11 @@ def make(clips: dict, frames: int, offset: int, mix: Mix, layout: Layout, frozen
         "keys": keys[:, 1:].repeat(1, 2, 1), "previous_keys": previous_keys, "select": select[:, 1:].repeat(1, 2),
         "enabled": torch.ones(b, device=dev) if frozen else (~chance(mix.instruct_off)).float(),
         "no_text": chance(mix.text_dropped),
-        "no_instruction": chance(mix.instruction_dropped) & (clips["at"] <= -10**6),
-        "caption": clips["caption"], "instruction": clips["instruction"], "weight": weight, "own": own, "image": image,
+        "no_instruction": chance(mix.instruction_dropped) & ~event,
+        "caption": clips["caption"], "instruction": clips["instruction"], "event": event, "weight": weight, "own": own,
+        "image": image,
         "goal": clean - noise, "video_kind": video_kind,
-        "video": None if video is None else video[:, window][:, 1:].repeat(1, 2, 1, 1, 1),
+        "video": None if video is None else video[:, 1:].repeat(1, 2, 1, 1, 1),
     }
 
 

@@ -15,7 +15,7 @@ from .world import F_YAW
 # Places in the parameters of a frame (world/layout.h), and the simulator's speeds (world/sim.h).
 F_CHARACTER, F_X, F_Z, F_SPEED, F_AIR = 31, 34, 36, 39, 40
 FRAME_SECONDS = 1 / 24
-WALK, BACK, TURN, RUN = 4.2, 2.6, 1.45, 1.9  # units a second, radians a second, times
+WALK, BACK, TURN, RUN = 4.2, 3.8, 1.45, 1.9  # units a second, radians a second, times
 RIDER_FASTER = 1.5
 UNKNOWN = -1.0
 RENDER_SIZES = {True: (192, 320), False: (96, 160)}  # the second where a CPU has to do it

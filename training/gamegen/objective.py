@@ -81,9 +81,16 @@ class Objective:
         count = layout.base_to - layout.base_from
         size = torch.full((count,), examples.BASE_SIZE, device=self.dev)
         examples.set_shortcut(e, base, size, frames)
-        weight = torch.where(e["image"][base], self.args.first_guidance, self.guidance).view(-1, 1, 1, 1, 1)
+        event = e["event"][base] & ~e["image"][base]
+        weight = torch.where(e["image"][base], self.args.first_guidance, self.guidance)
+        weight = torch.where(event, self.args.change_guidance, weight).view(-1, 1, 1, 1, 1)
         with_text = tuple(v[base] for v in texts)
-        both = tuple(torch.cat(pair) for pair in zip(with_text, self.without_text(count, texts[2].shape[1])))
+        text, mask, *nothing = self.without_text(count, texts[2].shape[1])
+        # Where an instruction contradicts the prompt, guidance is what the instruction adds to the prompt: away from a
+        # silence without both it would pull towards both.
+        text = torch.where(event[:, None, None], with_text[0], text)
+        mask = torch.where(event[:, None], with_text[1], mask)
+        both = tuple(torch.cat(pair) for pair in zip(with_text, (text, mask, *nothing)))
 
         def guided(part: dict) -> torch.Tensor:
             double = {k: v if v is None else torch.cat([v, v]) for k, v in part.items()}
@@ -96,6 +103,22 @@ class Objective:
         own = tuple(v[student] for v in texts)
         e["goal"][student, frames:] = self.two_steps(self.rows(e, student), size, size / 2,
                                                      lambda part: self.velocity(part, own))
+
+    def predict(self, e: dict, steps: int) -> torch.Tensor:
+        """The target frames [B,T,Z,h,w] as the sampler would make them from the contexts of `e`, in `steps` steps.
+
+        Not under no_grad: the pass is then the one that training compiled, and nothing of it is kept.
+        """
+        frames = e["x"].shape[1] // 2
+        x = torch.randn_like(e["x"][:, frames:])
+        with self.autocast():
+            texts = self.texts(e)
+            for i in range(steps):
+                e["x"] = torch.cat([e["x"][:, :frames], x], 1)
+                e["t"] = torch.cat([e["t"][:, :frames], torch.full_like(e["t"][:, frames:], i / steps)], 1)
+                e["d"] = torch.cat([e["d"][:, :frames], torch.full_like(e["d"][:, frames:], 1 / steps)], 1)
+                x = x + self.velocity(e, texts)[:, frames:].detach() / steps
+        return x
 
     def error(self, e: dict, layout: examples.Layout) -> torch.Tensor:
         """Mean squared error [B,2T] of every frame's velocity."""

@@ -11,13 +11,12 @@ import torch
 from . import checkpoint, data, examples, objective, tokenizer
 from .optim import Average, make_optimizers, rate
 from .parallel import Parallel
-from .sampler import Stream
 from .world import World
 
 SMALL = os.environ.get("GAMEGEN_SMALL") == "1"
-ROLLOUT_STEPS = (1, 2, 2, 2, 4)
-ROLLOUT_NOISE = (0.05, 0.05, 0.15)
-LEAVE_FRAMES = (13, 17, 20, 22)  # real frames before a rollout goes on alone
+OWN_STEPS = (1, 2, 2, 2, 4)  # steps of the model's own predictions
+OWN_FRESH = 0.35  # share of predictions from real contexts; the others go on from earlier predictions
+OWN_DEPTH = 8  # predictions of predictions of ... at most: beyond, the true frame says too little about them
 RESTART_STEPS = 50  # the rate rises over this many steps after a start
 SPAN = 4  # updates between two decisions
 
@@ -42,18 +41,17 @@ def arguments(description: str) -> argparse.ArgumentParser:
     p.add_argument("--large-from", type=float, default=0.5, help="fraction of the plan from which on it is used")
     p.add_argument("--large-every", type=int, default=2 if SMALL else 3, help="of so many spans one is large")
     p.add_argument("--render-share", type=float, default=0.10, help="part of the time that goes to new clips")
-    p.add_argument("--rollout-share", type=float, default=0.10, help="part of the time that goes to rollouts")
-    p.add_argument("--rollout-clips", type=int, default=4 if SMALL else 256)
-    p.add_argument("--replay", type=int, default=8 if SMALL else 2048)
-    p.add_argument("--own", type=float, default=0.25, help="share of clips whose context is a rollout")
-    p.add_argument("--own-from", type=float, default=0.6, help="fraction of the plan from which on there are rollouts: "
-                   "those of a model that cannot yet continue a scene teach it not to")
+    p.add_argument("--own-share", type=float, default=0.10, help="part of the time that goes to own predictions")
+    p.add_argument("--replay", type=int, default=16 if SMALL else 800, help="clips with own predictions that are kept")
+    p.add_argument("--own", type=float, default=0.3, help="share of clips whose context the model predicted itself")
+    p.add_argument("--own-from", type=float, default=0.15, help="fraction of the plan from which on there are some")
     p.add_argument("--guidance", type=float, default=1.5, help="of the smallest step's target, frames after the first")
+    p.add_argument("--change-guidance", type=float, default=2.5, help="the same where an instruction changes the world")
     p.add_argument("--frozen-guidance", type=float, default=1.75, help="the same once the foundation is frozen")
     p.add_argument("--first-guidance", type=float, default=2.5, help="the same for first frames")
     p.add_argument("--freeze-from", type=float, default=2.0, help="part of this call's plan after which the foundation "
                    "is frozen and InstructNet alone goes on (in the same compiled blocks)")
-    p.add_argument("--p-video", type=float, default=0.0, help="share of clips with a video prompt")
+    p.add_argument("--p-video", type=float, default=0.25, help="share of clips with a video prompt")
     p.add_argument("--ema", type=float, default=0.9995)
     p.add_argument("--compile", type=int, default=1, help="0: eager; a failed compilation falls back to it anyway")
     p.add_argument("--save-every", type=float, default=120.0, help="seconds between saved states and exports")
@@ -82,7 +80,7 @@ class Clock:
     """Seconds spent on training, rendering and rollouts, to hold the asked shares."""
 
     def __init__(self, device: torch.device):
-        self.cuda, self.spent = device.type == "cuda", {"train": 0.0, "render": 0.0, "rollout": 0.0}
+        self.cuda, self.spent = device.type == "cuda", {"train": 0.0, "render": 0.0, "own": 0.0}
 
     def run(self, kind: str, work):
         """Runs `work` and books its time (the device is waited for)."""
@@ -114,11 +112,11 @@ def device_setup() -> torch.device:
 
 
 class Footage:
-    """Clips of one size with the model's rollouts beside them."""
+    """Clips of one size with the model's predictions beside them."""
 
-    def __init__(self, size: str, batch: int, clips: int, start: int, rollouts: int, replay: int):
+    def __init__(self, size: str, batch: int, clips: int, start: int, replay: int):
         self.width, self.height = map(int, size.split("x"))
-        self.batch, self.clips, self.start, self.rollouts = batch, clips, start, rollouts
+        self.batch, self.clips, self.start = batch, clips, start
         self.replay, self.pool = data.Replay(replay), None
         self.layout = None
 
@@ -163,9 +161,9 @@ class Trainer:
         self.objective = objective.Objective(self.model, self.tok, args, self.dev)
         self.frozen_at = None  # fraction of the plan at which the foundation was frozen
         self.footage = [
-            Footage(args.size, args.batch, args.pool, args.pool_start, args.rollout_clips, args.replay),
+            Footage(args.size, args.batch, args.pool, args.pool_start, args.replay),
             Footage(args.large, max(4, args.batch // 4), max(8, args.pool // 5), max(8, args.pool_start // 5),
-                    max(2, args.rollout_clips // 4), max(4, args.replay // 4)),
+                    max(4, args.replay // 4)),
         ]
         self.gen = torch.Generator(self.dev).manual_seed(seed)
         self.chunk = 2 if self.dev.type == "cpu" else 192
@@ -243,14 +241,18 @@ class Trainer:
         """Clips that are rendered at once."""
         return max(2, self.chunk * 60 // max(60, f.tokens))
 
+    def real(self, f: Footage, count: int) -> dict:
+        """Windows of `frames` + 1 frames of real clips."""
+        frames, dev = self.args.frames + 1, self.dev
+        clips = examples.window(f.pool.sample(count), self.rng.randrange(self.args.clip_frames - frames + 1), frames)
+        return clips | {"own": clips["latents"], "depth": torch.zeros(count, dtype=torch.long, device=dev),
+                        "steps": 2.0 ** torch.randint(0, 3, (count,), device=dev)}
+
     def batch(self, f: Footage) -> dict:
-        """Real clips first (the roles of `Layout.image` need them), then real clips and rollouts in random order."""
+        """Real clips first (the roles of `Layout.image` need them), then real clips and own contexts in random order."""
         b, dev = f.batch, self.dev
         own = int(b * self.args.own) if len(f.replay) and self.fraction >= self.args.own_from else 0
-        real = f.pool.sample(b - own)
-        n = b - own
-        real |= {"own": real["latents"], "is_own": torch.zeros(n, device=dev), "start": torch.full((n,), 99, device=dev),
-                 "steps": 2.0 ** torch.randint(0, 3, (n,), device=dev)}
+        real = self.real(f, b - own)
         if not own:
             return real
         other = f.replay.sample(own)
@@ -260,8 +262,7 @@ class Trainer:
 
     def loss(self, f: Footage) -> torch.Tensor:
         """Loss of one fresh batch; its parts go to `losses`."""
-        offset = self.rng.randrange(self.args.clip_frames - self.args.frames)
-        e = examples.make(self.batch(f), self.args.frames, offset, self.mix, f.layout, self.frozen)
+        e = examples.make(self.batch(f), self.mix, f.layout, self.frozen)
         error = self.objective.error(e, f.layout)  # [B,2T]
         self.note(error.detach(), e, f)
         return (error * e["weight"]).sum() / e["weight"].sum()
@@ -286,33 +287,25 @@ class Trainer:
             old = self.losses.get(tag + name, mean)
             self.losses[tag + name] = torch.where(total > 0, old * 0.97 + mean * 0.03, old)
 
-    @torch.no_grad()
-    def rollout(self, f: Footage):
-        """Streams clips as the sampler does after some real frames, and keeps them beside their true frames."""
-        clips = f.pool.sample(f.rollouts)
-        z, keys = clips["latents"], clips["keys"]
-        b, n = z.shape[:2]
-        steps, leave = self.rng.choice(ROLLOUT_STEPS), min(self.rng.choice(LEAVE_FRAMES), n - 1)
-        dtype = torch.bfloat16 if self.dev.type == "cuda" else torch.float32
-        stream = Stream(self.model.dit, self.model.instructnet, b, *z.shape[-2:], self.dev, dtype,
-                        context_noise=self.rng.choice(ROLLOUT_NOISE))
-        with stream.autocast():
-            text, mask, instruction, instruction_mask = self.objective.texts(clips)
-            if "video" in clips:
-                stream.video = self.model.instructnet.video_features(clips["video"], clips["video_kind"])
-        stream.set_text(text, mask)
-        stream.instruction, stream.instruction_mask = instruction, instruction_mask
-        own = [z[:, :leave]]
-        for i in range(n):
-            stream.select = clips["select"][:, i:i + 1]
-            if i < leave:
-                stream.seed(z[:, i:i + 1], keys[:, i:i + 1])
-            else:
-                own.append(stream.step(keys[:, i:i + 1], steps))
-        clips |= {"own": torch.cat(own, 1), "is_own": torch.ones(b, device=self.dev),
-                  "steps": torch.full((b,), float(steps), device=self.dev),
-                  "start": torch.full((b,), leave, device=self.dev)}
-        f.replay.add(clips)
+    def predict(self, f: Footage):
+        """Keeps what the model makes of a batch, one frame ahead of contexts that are real or were predicted before.
+
+        Every frame is predicted from its own context at once, so that the figure and the camera stay where they truly
+        are to within a few frames' errors: the truth then still says how to move on. Streamed rollouts do not have
+        that, and what was trained on them painted frames anew instead of moving them.
+        """
+        if len(f.replay) >= f.batch and self.rng.random() > OWN_FRESH:
+            clips = f.replay.sample(f.batch)
+            deep = clips["depth"] >= OWN_DEPTH
+            clips["own"] = torch.where(deep.view(-1, 1, 1, 1, 1), clips["latents"], clips["own"])
+            clips["depth"] = torch.where(deep, torch.zeros_like(clips["depth"]), clips["depth"])
+        else:
+            clips = self.real(f, f.batch)
+        steps = self.rng.choice(OWN_STEPS)
+        e = examples.make(clips, examples.PREDICTION_MIX, examples.Layout(0, 0, 0, 0), self.frozen)
+        frames = self.objective.predict(e, steps)
+        f.replay.add(clips | {"own": torch.cat([clips["own"][:, :1], frames], 1), "depth": clips["depth"] + 1,
+                              "steps": torch.full((f.batch,), float(steps), device=self.dev)})
 
     # ---- loop
     def update(self, f: Footage):
@@ -398,16 +391,16 @@ class Trainer:
                  f"{spent} | {rendered} frames rendered")
 
     def decide(self) -> tuple[int, int, bool, bool]:
-        """The same for all processes: is there time left, which size, render, roll out."""
+        """The same for all processes: is there time left, which size, render, predict, save."""
         now, args = time.time(), self.args
         part = (now - self.loop_begin) / max(1.0, self.loop_end - self.loop_begin)
         fraction = self.loop_fraction + (args.to_fraction - self.loop_fraction) * min(1.0, part)
         on = now < self.loop_end and not (args.max_steps and self.done >= args.max_steps)
         self.span += 1
         large = fraction >= args.large_from and self.span % args.large_every == 0
-        rolls = fraction >= args.own_from and self.clock.behind("rollout", args.rollout_share)
-        numbers = [on, large, self.clock.behind("render", args.render_share), rolls, fraction, now - self.saved_at > args.save_every
-                   and self.loop_end - now > args.save_every / 4]
+        own = fraction >= args.own_from and self.clock.behind("own", args.own_share)
+        save = now - self.saved_at > args.save_every and self.loop_end - now > args.save_every / 4
+        numbers = [on, large, self.clock.behind("render", args.render_share), own, fraction, save]
         numbers = self.parallel.decide([float(v) for v in numbers], self.dev)
         self.fraction = numbers[4]
         return numbers
@@ -418,14 +411,11 @@ class Trainer:
         small = self.footage[0]
         self.open_pool(small)
         self.compile(small)
-        if self.fraction >= args.own_from:
-            self.clock.run("rollout", lambda: self.rollout(small))
-            self.log(f"first rollout {self.clock.spent['rollout']:.1f}s")
         self.clock.spent = dict.fromkeys(self.clock.spent, 0.0)  # start-up does not count against the shares
         self.loop_begin, self.loop_end, self.loop_fraction = time.time(), self.until - args.reserve, self.fraction
         self.done, self.span, self.saved_at, printed = 0, 0, time.time(), 0.0
         while True:
-            on, large, render, rollout, _, save = self.decide()
+            on, large, render, own, _, save = self.decide()
             if not on:
                 break
             f = self.footage[int(large)]
@@ -435,8 +425,8 @@ class Trainer:
                 self.freeze()
             if render:
                 self.clock.run("render", lambda: f.pool.fill(self.chunk_of(f)))
-            if rollout:
-                self.clock.run("rollout", lambda: self.rollout(f))
+            if own:
+                self.clock.run("own", lambda: self.predict(f))
             loss, norm = self.clock.run("train", lambda: [self.update(f) for _ in range(1 if SMALL else SPAN)][-1])
             if not torch.isfinite(loss):
                 raise RuntimeError("loss is not finite")

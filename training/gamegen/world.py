@@ -24,9 +24,9 @@ CHANGE_FRAMES = 28  # a change of the environment may begin this long before a c
 RENDER_CHUNK = 32768  # frames a launch (limit of the grid's third axis: 65535)
 # Share of each key combination: W S A D SPACE SHIFT, weight.
 KEY_MODES = [
-    (0, 0, 0, 0, 0, 0, .08), (1, 0, 0, 0, 0, 0, .20), (1, 0, 1, 0, 0, 0, .10), (1, 0, 0, 1, 0, 0, .10),
-    (0, 0, 1, 0, 0, 0, .13), (0, 0, 0, 1, 0, 0, .13), (0, 1, 0, 0, 0, 0, .08), (1, 0, 0, 0, 0, 1, .08),
-    (1, 0, 1, 0, 0, 1, .03), (1, 0, 0, 1, 0, 1, .03), (0, 1, 1, 0, 0, 0, .02), (0, 1, 0, 1, 0, 0, .02),
+    (0, 0, 0, 0, 0, 0, .11), (1, 0, 0, 0, 0, 0, .17), (1, 0, 1, 0, 0, 0, .07), (1, 0, 0, 1, 0, 0, .07),
+    (0, 0, 1, 0, 0, 0, .12), (0, 0, 0, 1, 0, 0, .12), (0, 1, 0, 0, 0, 0, .15), (1, 0, 0, 0, 0, 1, .10),
+    (1, 0, 1, 0, 0, 1, .02), (1, 0, 0, 1, 0, 1, .02), (0, 1, 1, 0, 0, 0, .025), (0, 1, 0, 1, 0, 0, .025),
 ]
 # Seeds of the worlds of each split, low <= seed < high. No other world belongs to any of them.
 SPLITS = {"train": (1, 3_000_000), "val": (3_000_000, 3_500_000), "test": (3_500_000, 4_194_304)}

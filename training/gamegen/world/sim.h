@@ -146,7 +146,7 @@ HDN void sim_step(float *S, const float *A) {
   uint32_t seed = (uint32_t)S[S_SEED];
   bool rider = (int)S[S_CHAR] == 2;
   float turn = (A[A_D] - A[A_A]) * 1.45f * DT, run = A[A_SHIFT] > .5f ? 1.9f : 1.f,
-        want = (A[A_W] * 4.2f * run - A[A_S] * 2.6f) * (rider ? 1.5f : 1.f);
+        want = (A[A_W] * 4.2f * run - A[A_S] * 3.8f) * (rider ? 1.5f : 1.f);
   S[S_YV] += (turn - S[S_YV]) * .45f;
   S[S_YAW] += S[S_YV];
   S[S_VEL] += (want - S[S_VEL]) * .30f;
