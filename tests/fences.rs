@@ -1,6 +1,6 @@
-//! What a role cannot do, tried from inside: this program enters the same sandbox as a running worker, api or decoder and
-//! then tries to break out. Each attempt is first made without the fences, as root, where it must succeed: an attempt that
-//! fails for another reason proves nothing.
+//! What a role cannot do, tried from inside: this program enters the same sandbox as a running worker, api or decoder
+//! and then tries to break out. Each attempt is first made without the fences, as root, where it must succeed: an
+//! attempt that fails for another reason proves nothing.
 //!
 //! Not libtest's harness: namespaces are left by processes with one thread.
 

@@ -106,7 +106,10 @@ mod suite {
             .flatten()
             .map(|e| e.file_name().to_string_lossy().into_owned())
             .collect();
-        assert!(dev.iter().any(|n| n == "null") && plan::forbidden_nodes(&dev, false).is_empty(), "{dev:?}");
+        assert!(
+            dev.iter().any(|n| n == "null") && plan::forbidden_nodes(&dev, &plan::Leased::Nothing).is_empty(),
+            "{dev:?}"
+        );
         drop(jail);
         assert!(!jails().contains(&name), "{}", jails());
         assert_eq!(mounts(), before);
