@@ -10,12 +10,11 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use super::super::user::Identity;
 use super::plan::{self, Flag, Host, Leased, Plan, Step, Undo, Value};
 use super::spec::{JailSpec, hides_everything};
-use super::{Fences, Role, SandboxError, devices};
+use super::{Fences, Role, SandboxError, devfs, devices};
 use crate::config::Config;
 use crate::sys::rights::{self, Rights};
 
@@ -132,16 +131,12 @@ impl Jail {
         if ruleset == 0 {
             return refuse("hides nothing, so a worker would see every disk");
         }
-        // devfs(8) is the one documented way to read rules; it is asked here, before anything is made, and its answer
-        // is not relied on alone: `CheckNodes` looks at what the mounted devfs shows.
-        let show = |n: u32| {
-            let shown = Command::new("/sbin/devfs").args(["rule", "-s", &n.to_string(), "show"]).output();
-            shown.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default()
-        };
-        if show(ruleset).trim().is_empty() {
+        let begins =
+            devfs::first(ruleset).map_err(|source| SandboxError::System { step: "read devfs rules", source })?;
+        if begins.is_none() {
             return refuse("does not exist");
         }
-        if !hides_everything(ruleset, &show) {
+        if !hides_everything(ruleset, &|n| devfs::first(n).ok().flatten()) {
             return refuse("does not begin by hiding everything");
         }
         Ok(())
@@ -184,6 +179,7 @@ impl Jail {
             Step::Mount { at, options, flags } => {
                 mount(at, options, flags).map_err(failed("mount a folder in the jail"))?;
             }
+            Step::Show { at, nodes } => devfs::show(at, nodes).map_err(failed("show nodes in the jail"))?,
             Step::CheckNodes { at, device } => check_nodes(at, device)?,
             Step::Create(parameters) => self.jid = Some(create(parameters).map_err(failed("jail_set"))?),
             Step::Limit(rule) => limit(rule).map_err(failed("limit the jail by rctl"))?,

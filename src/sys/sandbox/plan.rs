@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  folder -> tmpfs (root) -> nullfs, read-only (libraries, drivers, model) -> nullfs (cache) -> devfs with its ruleset
-//!         -> jail_set(JAIL_CREATE) -> rctl_add_rule                           undone in reverse
+//!         -> look at its nodes -> jail_set(JAIL_CREATE) -> rctl_add_rule                           undone in reverse
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -13,9 +13,12 @@ use crate::config::Config;
 
 /// The jail's root holds mount points only.
 const ROOT_SIZE: &str = "1m";
-/// The ruleset of the base system that shows null, zero, random and terminals, and no device: `devfsrules_jail`.
-pub const RULESET_WITHOUT_DEVICE: u32 = 4;
-/// Nodes that a worker's devfs may show without a device.
+/// The ruleset of the base system that hides every node, `devfsrules_hide_all`: for a worker without a device, which then
+/// is shown [`SHOWN_WITHOUT_DEVICE`]. (The one for jails, 4, shows `zfs` and `fuse` too.)
+pub const RULESET_WITHOUT_DEVICE: u32 = 1;
+/// What a worker without a device sees.
+pub const SHOWN_WITHOUT_DEVICE: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
+/// Nodes that a worker's devfs may show beside a device.
 const PLAIN_NODES: [&str; 13] =
     ["null", "zero", "full", "random", "urandom", "crypto", "log", "fd", "stdin", "stdout", "stderr", "ptmx", "pts"];
 /// Terminals, which devfsrules_jail shows.
@@ -86,6 +89,8 @@ pub enum Step {
     MakeFolder(PathBuf),
     /// nmount(2) at a folder that is made first if it does not exist.
     Mount { at: PathBuf, options: Vec<(&'static str, String)>, flags: Vec<Flag> },
+    /// ioctl(2) `DEVFSIO_RAPPLY`: shows nodes of a devfs whose ruleset hides them.
+    Show { at: PathBuf, nodes: Vec<&'static str> },
     /// readdir(3): only such nodes may show.
     CheckNodes { at: PathBuf, device: Leased },
     /// jail_set(2) with `JAIL_CREATE`.
@@ -113,7 +118,7 @@ impl Step {
         match self {
             Step::MakeFolder(path) => Some(Undo::RemoveFolder(path.clone())),
             Step::Mount { at, .. } => Some(Undo::Unmount(at.clone())),
-            Step::CheckNodes { .. } => None,
+            Step::Show { .. } | Step::CheckNodes { .. } => None,
             Step::Create(_) => Some(Undo::RemoveJail),
             Step::Limit(_) => Some(Undo::RemoveLimits(format!("jail:{jail}"))),
         }
@@ -172,6 +177,9 @@ pub fn plan(config: &Config, spec: &JailSpec, ruleset: u32, host: &Host<'_>) -> 
     let devfs = [("fstype", "devfs"), ("from", "devfs"), ("ruleset", number.as_str())];
     let dev = inside(&root, Path::new("/dev"));
     steps.push(mount(dev.clone(), &devfs, &[Flag::NoSetUserId]));
+    if ruleset == RULESET_WITHOUT_DEVICE {
+        steps.push(Step::Show { at: dev.clone(), nodes: SHOWN_WITHOUT_DEVICE.to_vec() });
+    }
     steps.push(Step::CheckNodes { at: dev, device: Leased::new(config, ruleset, host.resolve) });
     steps.push(Step::Create(parameters(&name, &root, spec)));
     steps.extend(spec.limits.iter().map(|(resource, n)| Step::Limit(format!("jail:{name}:{resource}:deny={n}"))));
@@ -270,6 +278,24 @@ mod tests {
         let order = [folder, root, first, devfs, checked, created, limited];
         assert!(order.is_sorted() && order[0] == 0, "{order:?}");
         assert!(plan.steps[limited..].iter().all(|s| matches!(s, Step::Limit(_))), "limits come last");
+    }
+
+    /// Nodes of the plain kind only, and in their order: hidden before they are shown, and looked at last.
+    #[test]
+    fn without_a_device_everything_is_hidden_but_five_nodes() {
+        let mut config = Config::default();
+        config.gpu.device = "cpu".to_string();
+        let number = ruleset(&config, true);
+        let plan = plan(&config, &JailSpec::worker(&config), number, &HOST);
+        let devfs = plan.steps.iter().position(|s| matches!(s, Step::Mount { at, .. } if at.ends_with("dev")));
+        let [mounted, shown, checked] = &plan.steps[devfs.expect("devfs is mounted")..][..3] else {
+            panic!("two steps follow it");
+        };
+        assert!(matches!(mounted, Step::Mount { options, .. } if options.contains(&("ruleset", "1".to_string()))));
+        let Step::Show { at, nodes } = shown else { panic!("{shown:?}") };
+        assert_eq!((at, nodes.as_slice()), (&plan.root.join("dev"), &SHOWN_WITHOUT_DEVICE[..]));
+        assert_eq!(checked, &Step::CheckNodes { at: at.clone(), device: Leased::Nothing });
+        assert!(!made().steps.iter().any(|s| matches!(s, Step::Show { .. })), "a ruleset for a device says it all");
     }
 
     #[test]
