@@ -353,6 +353,8 @@ fn every_file_and_signal_of_the_service_is_in_the_manual() {
     for words in [
         "SIGHUP",
         "SIGTERM",
+        "SIGUSR1",
+        "SIGINFO",
         "SIGUSR2",
         "/usr/local/etc/gamegend/gamegend.toml",
         "/usr/local/etc/rc.d/gamegend",
@@ -361,7 +363,11 @@ fn every_file_and_signal_of_the_service_is_in_the_manual() {
         "/var/db/gamegend",
         "/var/run/gamegend/gamegend.pid",
         "/var/run/gamegend/gamegend.sock",
+        "gamegend_enable",
+        "gamegend_config",
+        "gamegend_flags",
         "gamegend_supervise",
+        "gamegend_login_class",
     ] {
         assert!(page.contains(words), "{words} is not in gamegend(8)");
     }

@@ -81,6 +81,11 @@ expect 0 sh -c 'head -c 12 /tmp/out.mp4 | grep -q ftyp'
 gamegendctl sessions
 gamegendctl gpu
 
+step "what the roles do"
+kill -USR1 `cat /var/run/gamegend/gamegend.pid`
+sleep 1; tail -n 1 /var/log/gamegend.json
+tail -n 1 /var/log/gamegend.json | grep -q 'worker up as process' || fail "the log does not say it"
+
 step "a reload"
 kill -HUP "$(cat /var/run/gamegend/gamegend.pid)"
 gamegendctl reload -c $config

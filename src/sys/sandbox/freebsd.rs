@@ -237,7 +237,7 @@ fn mounted_below(path: &Path) -> io::Result<Vec<PathBuf>> {
     // Room for some that are mounted meanwhile.
     let mut all: Vec<libc::statfs> = Vec::with_capacity(count + 16);
     let bytes = all.capacity() * size_of::<libc::statfs>();
-    // SAFETY: getfsstat(2) writes at most `bytes` bytes, the capacity of the vector, and answers how many whole entries.
+    // SAFETY: getfsstat(2) writes at most `bytes` bytes, the capacity of the vector, and answers the number of entries.
     let count = check(unsafe { libc::getfsstat(all.as_mut_ptr(), bytes as libc::c_long, libc::MNT_NOWAIT) })?;
     // SAFETY: the kernel has just written that many entries, and they fit.
     unsafe { all.set_len(count as usize) };

@@ -13,8 +13,8 @@ use crate::config::Config;
 
 /// The jail's root holds mount points only.
 const ROOT_SIZE: &str = "1m";
-/// The ruleset of the base system that hides every node, `devfsrules_hide_all`: for a worker without a device, which then
-/// is shown [`SHOWN_WITHOUT_DEVICE`]. (The one for jails, 4, shows `zfs` and `fuse` too.)
+/// The ruleset of the base system that hides every node, `devfsrules_hide_all`: for a worker without a device, which
+/// then is shown [`SHOWN_WITHOUT_DEVICE`]. (The one for jails, 4, shows `zfs` and `fuse` too.)
 pub const RULESET_WITHOUT_DEVICE: u32 = 1;
 /// What a worker without a device sees.
 pub const SHOWN_WITHOUT_DEVICE: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
