@@ -397,6 +397,19 @@ fn examples_of_the_manual_work_as_typed() {
     fs::write(&config, edited).expect("ours");
     let said = ctl(&["configtest", "-c", &config]);
     assert!(said.status.success(), "{said:?}");
+    // The examples of gamegend.toml(5), with a file of tokens that is here.
+    let (page, tokens) = (read("man/gamegend.toml.5"), dir.0.join("tokens"));
+    fs::write(&tokens, "secret\n").expect("ours");
+    fs::set_permissions(&tokens, fs::Permissions::from_mode(0o600)).expect("ours");
+    let examples = page.split(".Sh EXAMPLES").nth(1).expect("there are some").split(".Bd -literal").skip(1);
+    let examples: Vec<&str> = examples.filter_map(|e| e.split_once('\n')?.1.split(".Ed").next()).collect();
+    assert_eq!(examples.len(), 3);
+    for text in examples {
+        fs::write(&config, text.replace("/usr/local/etc/gamegend/tokens", &tokens.display().to_string()))
+            .expect("ours");
+        let said = ctl(&["configtest", "-c", &config]);
+        assert!(said.status.success(), "{text}: {said:?}");
+    }
     let models = dir.0.join("models");
     fs::create_dir(&models).expect("ours");
     let shipped = root().join("models/gamegen-x-mini");

@@ -79,6 +79,7 @@ step "a clip, as the first example of gamegendctl(8) says"
 gamegendctl generate --prompt "a snowy forest at night" --size 160x96 --frames 12 -o /tmp/out.mp4
 expect 0 sh -c 'head -c 12 /tmp/out.mp4 | grep -q ftyp'
 gamegendctl sessions
+gamegendctl status --json | grep -q '"worker":{.*"stats":{' || fail "gamegendctl(8) shows .worker.stats"
 gamegendctl gpu
 
 step "what the roles do"
