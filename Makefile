@@ -6,6 +6,8 @@ DESTDIR =
 MODEL = models/gamegen-x-mini
 BENCH_DEVICE = auto
 BENCH_FLAGS =
+# The make that reads this; under another name, since a recipe with that variable itself would run even with -n.
+THIS_MAKE = $(MAKE)
 
 .PHONY: all build run test test-jail bench install uninstall package clean
 
@@ -19,7 +21,7 @@ build:
 run:
 	sh tools/setup run
 	$(CARGO) build --release --locked
-	exec target/release/gamegend -d
+	target/release/gamegend -d
 
 # Everything that must hold before a change lands. Prints what was skipped and why.
 test:
@@ -73,7 +75,7 @@ uninstall:
 
 # A package of pkg(8) in target/package; without pkg, its manifest, list and files.
 package: build
-	sh tools/package
+	MAKE="$(THIS_MAKE)" sh tools/package
 
 # The jail and capability mode, as root on FreeBSD; the fences, as root on Linux.
 test-jail:

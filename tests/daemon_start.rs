@@ -306,6 +306,10 @@ fn it_starts_serves_restarts_its_worker_refuses_a_second_one_and_drains() {
         assert!(protected.contains(&format!("protections of {role}: ")), "{protected}");
     }
 
+    daemon.signal(nix::sys::signal::Signal::SIGUSR1);
+    let told = daemon.line("up for ");
+    assert!(told.contains(&format!("api up as process {api}; worker up as process {worker}; 0 decoders")), "{told}");
+
     let mut second = Daemon::start(&config);
     assert_eq!(second.wait().code(), Some(69));
     let said = second.said();

@@ -175,3 +175,36 @@ fn uploads_are_read_by_a_process_of_their_own_and_continued_by_the_model() {
         panic!("no decoder said what protects it:\n{log}");
     }
 }
+
+#[test]
+fn a_session_is_saved_loaded_forked_and_replayed_from_the_terminal() {
+    let daemon = Daemon::start("ctl-values", "cpu");
+    let id = daemon.generate(&json!({ "prompt": PROMPT, "width": 128, "height": 96, "seed": 5, "steps": 1,
+        "interactive": true }));
+    // A session makes frames while somebody watches; a snapshot once a second.
+    assert!(runtime().block_on(watch(&daemon.address, &id, &[], 60)).len() >= 60);
+    let ran = |words: &[&str]| {
+        let output = daemon.ctl(words);
+        assert!(output.status.success(), "{words:?}: {output:?}\n{}", daemon.log());
+        String::from_utf8(output.stdout).expect("text").trim().to_string()
+    };
+    let saved = ran(&["save", &id[..12]]);
+    assert_eq!(daemon.status(&saved)["state"], "done");
+    let file = |name: &str| daemon.dir.0.join(name).display().to_string();
+    let (loaded, forked, replayed) = (file("loaded.mp4"), file("forked.mp4"), file("replayed.mp4"));
+    let said =
+        ran(&["generate", "--from", &saved, "--prompt", PROMPT, "--size", "128x96", "--frames", "8", "-o", &loaded]);
+    assert!(said.contains("8 frames of 128x96"), "{said}");
+    for (from, to) in [(&saved, &loaded), (&id, &forked)] {
+        let shape = ["--prompt", PROMPT, "--size", "128x96", "--frames", "8"];
+        let said = ran(&[&["generate", "--from", from, "-o", to][..], &shape].concat());
+        assert!(said.contains("8 frames of 128x96"), "{said}");
+    }
+    let said = ran(&["replay", &saved, "-o", &replayed]);
+    assert!(said.contains("frames of 128x96, seed 5"), "{said}");
+    for path in [loaded, forked, replayed] {
+        assert_eq!(&std::fs::read(path).expect("it was written")[4..8], b"ftyp");
+    }
+    assert_eq!(daemon.ctl(&["save", "ffffffffffffffffffffffffffffffff"]).status.code(), Some(66));
+    assert_eq!(daemon.ctl(&["replay", &saved, "-o", "/nonexistent/x.mp4"]).status.code(), Some(73));
+}

@@ -1,6 +1,6 @@
-//! What a role cannot do, tried from inside: this program enters the same sandbox as a running worker or api and then
-//! tries to break out. Each attempt is first made without the fences, as root, where it must succeed: an attempt that
-//! fails for another reason proves nothing.
+//! What a role cannot do, tried from inside: this program enters the same sandbox as a running worker, api or decoder
+//! and then tries to break out. Each attempt is first made without the fences, as root, where it must succeed: an
+//! attempt that fails for another reason proves nothing.
 //!
 //! Not libtest's harness: namespaces are left by processes with one thread.
 
@@ -18,12 +18,18 @@ use gamegend::sys::sandbox::{self, Role};
 
 /// User of the roles in these tests; it exists everywhere.
 const USER: &str = "nobody";
+/// Stands in for the node of a graphics device: one that a worker gets only if it is leased to it.
+const LEASED: &str = "/dev/full";
+/// The worker that has a lease, as a mode of the child.
+const WITH_DEVICE: &str = "worker with a device";
 
 /// What the attempts are about, handed to the child as words.
 struct Place {
     root: PathBuf,
     /// A process outside.
     victim: i32,
+    /// Whether the worker has a device.
+    leased: bool,
 }
 
 impl Place {
@@ -43,7 +49,8 @@ impl Place {
         let mut config = Config::default();
         config.state.directory = self.state();
         config.model.path = self.model();
-        config.gpu.device = "cpu".to_string();
+        config.gpu.device = if self.leased { "vulkan:0" } else { "cpu" }.to_string();
+        config.gpu.nodes = vec![LEASED.into()];
         config.worker.user = USER.to_string();
         config
     }
@@ -91,24 +98,30 @@ mod attempts {
         said(fs::File::open(path))
     }
 
-    /// Name, the attempt, and whether the api may do it.
-    pub const ALL: &[(&str, Attempt, bool)] = &[
-        ("read a file of the host", |_| said(fs::read("/etc/passwd")), false),
-        ("read a file beside the state", |p| said(fs::read(p.root.join("secret"))), false),
-        ("read the state beside the cache", |p| said(fs::read(p.state().join("generation"))), true),
-        ("list the host's root", |_| is(Path::new("/etc/passwd").exists(), "it is not there"), false),
-        ("write the model", |p| writes(&p.model().join("weights")), false),
-        ("write the root", |_| writes(Path::new("/probe")), false),
-        ("write a system folder", |_| writes(Path::new("/usr/.gamegend-probe")), false),
-        ("write shared memory of the host", |_| said(fs::read("/dev/shm/gamegend-fence")), false),
-        ("reach the host through another process", |p| said(fs::read_dir(format!("/proc/{}/root/", p.victim))), false),
+    const NOBODY: &[Role] = &[];
+    const API: &[Role] = &[Role::Api];
+
+    /// Name, the attempt, and who may do it.
+    pub const ALL: &[(&str, Attempt, &[Role])] = &[
+        ("read a file of the host", |_| said(fs::read("/etc/passwd")), NOBODY),
+        ("read a file beside the state", |p| said(fs::read(p.root.join("secret"))), NOBODY),
+        ("read the state beside the cache", |p| said(fs::read(p.state().join("generation"))), API),
+        ("list the host's root", |_| is(Path::new("/etc/passwd").exists(), "it is not there"), NOBODY),
+        ("read the model", |p| said(fs::read(p.model().join("weights"))), &[Role::Worker]),
+        ("write the cache", |p| writes(&p.cache().join("probe")), &[Role::Worker, Role::Api]),
+        ("write the model", |p| writes(&p.model().join("weights")), NOBODY),
+        ("write the root", |_| writes(Path::new("/probe")), NOBODY),
+        ("write a system folder", |_| writes(Path::new("/usr/.gamegend-probe")), NOBODY),
+        ("write shared memory of the host", |_| said(fs::read("/dev/shm/gamegend-fence")), NOBODY),
+        ("reach the host through another process", |p| said(fs::read_dir(format!("/proc/{}/root/", p.victim))), NOBODY),
         (
             "change a kernel setting",
             |_| said(fs::OpenOptions::new().write(true).open("/proc/sys/kernel/hostname")),
-            false,
+            NOBODY,
         ),
-        ("read the kernel's log", |_| device("/dev/kmsg"), false),
-        ("open the terminal's device", |_| said(fs::metadata("/dev/tty0")), false),
+        ("read the kernel's log", |_| device("/dev/kmsg"), NOBODY),
+        ("open the terminals' device", |_| device("/dev/ptmx"), NOBODY),
+        ("look at the terminal's device", |_| said(fs::metadata("/dev/tty0")), NOBODY),
         (
             "make a device node",
             |p| {
@@ -117,21 +130,21 @@ mod attempts {
                 let _ = fs::remove_file(node);
                 said(made)
             },
-            false,
+            NOBODY,
         ),
-        ("open an IPv4 socket", |_| opens(AddressFamily::Inet, SockType::Stream), false),
-        ("open an IPv6 socket", |_| opens(AddressFamily::Inet6, SockType::Datagram), false),
-        ("open a Unix socket", |_| opens(AddressFamily::Unix, SockType::Stream), false),
-        ("open a netlink socket", |_| opens(AddressFamily::Netlink, SockType::Raw), false),
-        ("open a packet socket", |_| opens(AddressFamily::Packet, SockType::Raw), false),
+        ("open an IPv4 socket", |_| opens(AddressFamily::Inet, SockType::Stream), NOBODY),
+        ("open an IPv6 socket", |_| opens(AddressFamily::Inet6, SockType::Datagram), NOBODY),
+        ("open a Unix socket", |_| opens(AddressFamily::Unix, SockType::Stream), NOBODY),
+        ("open a netlink socket", |_| opens(AddressFamily::Netlink, SockType::Raw), NOBODY),
+        ("open a packet socket", |_| opens(AddressFamily::Packet, SockType::Raw), NOBODY),
         (
             "open a pair of sockets",
             |_| said(socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::empty())),
-            true,
+            API,
         ),
-        ("listen on the network", |_| said(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))), false),
-        ("see other processes", |p| said(fs::read(format!("/proc/{}/comm", p.victim))), false),
-        ("signal another process", |p| said(nix::sys::signal::kill(Pid::from_raw(p.victim), None)), false),
+        ("listen on the network", |_| said(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))), NOBODY),
+        ("see other processes", |p| said(fs::read(format!("/proc/{}/comm", p.victim))), NOBODY),
+        ("signal another process", |p| said(nix::sys::signal::kill(Pid::from_raw(p.victim), None)), NOBODY),
         (
             "trace another process",
             |p| {
@@ -139,10 +152,10 @@ mod attempts {
                 nix::sys::ptrace::seize(victim, nix::sys::ptrace::Options::empty()).map_err(|e| e.to_string())?;
                 Ok(())
             },
-            false,
+            NOBODY,
         ),
-        ("read another process's memory", |p| said(fs::File::open(format!("/proc/{}/mem", p.victim))), false),
-        ("start a program", |_| said(Command::new("/usr/bin/true").status()), false),
+        ("read another process's memory", |p| said(fs::File::open(format!("/proc/{}/mem", p.victim))), NOBODY),
+        ("start a program", |_| said(Command::new("/usr/bin/true").status()), NOBODY),
         (
             "mount",
             |p| {
@@ -150,17 +163,17 @@ mod attempts {
                 mount(Some("tmpfs"), &p.cache(), Some("tmpfs"), MsFlags::empty(), none).map_err(|e| e.to_string())?;
                 said(nix::mount::umount(&p.cache()))
             },
-            false,
+            NOBODY,
         ),
-        ("change the root", |_| said(nix::unistd::chroot("/")), false),
-        ("make a mount namespace", |_| said(unshare(CloneFlags::CLONE_NEWNS)), false),
+        ("change the root", |_| said(nix::unistd::chroot("/")), NOBODY),
+        ("make a mount namespace", |_| said(unshare(CloneFlags::CLONE_NEWNS)), NOBODY),
         (
             "join the namespace of another process",
             |p| {
                 let ns = fs::File::open(format!("/proc/{}/ns/net", p.victim)).map_err(|e| e.to_string())?;
                 said(nix::sched::setns(ns, CloneFlags::CLONE_NEWNET))
             },
-            false,
+            NOBODY,
         ),
         (
             "rename the host",
@@ -168,32 +181,37 @@ mod attempts {
                 let name = nix::unistd::gethostname().map_err(|e| e.to_string())?;
                 said(nix::unistd::sethostname(name))
             },
-            false,
+            NOBODY,
         ),
-        ("become root", |_| said(nix::unistd::setuid(nix::unistd::Uid::from_raw(0))), false),
-        ("change groups", |_| said(nix::unistd::setgroups(&[nix::unistd::Gid::from_raw(0)])), false),
-        ("gain privileges by a set-user-id program", |_| is(own("NoNewPrivs") == "0", "no new privileges"), false),
-        ("use a capability", |_| is(own("CapEff") != "0000000000000000", "it has none"), false),
-        ("make a system call that is not in the list", |_| is(own("Seccomp") != "2", "a filter is in force"), false),
+        ("become root", |_| said(nix::unistd::setuid(nix::unistd::Uid::from_raw(0))), NOBODY),
+        ("change groups", |_| said(nix::unistd::setgroups(&[nix::unistd::Gid::from_raw(0)])), NOBODY),
+        ("gain privileges by a set-user-id program", |_| is(own("NoNewPrivs") == "0", "no new privileges"), NOBODY),
+        ("use a capability", |_| is(own("CapEff") != "0000000000000000", "it has none"), NOBODY),
+        ("make a system call that is not in the list", |_| is(own("Seccomp") != "2", "a filter is in force"), NOBODY),
         // The last one, since whoever succeeds is root in the new one only.
-        ("make a user namespace", |_| said(unshare(CloneFlags::CLONE_NEWUSER)), false),
+        ("make a user namespace", |_| said(unshare(CloneFlags::CLONE_NEWUSER)), NOBODY),
     ];
 }
 
 #[cfg(not(target_os = "linux"))]
 mod attempts {
     use super::*;
-    pub const ALL: &[(&str, Attempt, bool)] = &[];
+    pub const ALL: &[(&str, Attempt, &[Role])] = &[];
 }
 
 /// What a role must still be able to do.
 fn works(role: Role, place: &Place) -> Result<(), String> {
-    if role == Role::Worker {
-        said(fs::read(place.model().join("model_index.json")))?;
-        writes(&place.cache().join("pipelines"))?;
-        said(fs::read("/usr/lib/os-release").or_else(|_| fs::read("/proc/cpuinfo")))?;
-    } else {
-        writes(&place.state().join("clip"))?;
+    match role {
+        Role::Worker => {
+            said(fs::read(place.model().join("model_index.json")))?;
+            writes(&place.cache().join("pipelines"))?;
+            said(fs::read("/usr/lib/os-release").or_else(|_| fs::read("/proc/cpuinfo")))?;
+            let device = fs::File::open(LEASED);
+            is(device.is_ok() == place.leased, "the leased device, and no other, opens")?;
+        }
+        Role::Api => writes(&place.state().join("clip"))?,
+        // It reads what it is handed, and shares what it makes of it.
+        Role::Decoder => {}
     }
     said(fs::OpenOptions::new().write(true).open("/dev/null"))?;
     said(gamegend::sys::shm::SharedMemory::create("fence", 4096))?;
@@ -203,10 +221,12 @@ fn works(role: Role, place: &Place) -> Result<(), String> {
 /// The child: enters the sandbox if it is told to, makes every attempt, and prints how each went.
 fn child(words: &[String]) -> ExitCode {
     let [mode, root, victim] = words else { return ExitCode::FAILURE };
-    let place = Place { root: root.into(), victim: victim.parse().unwrap_or(0) };
+    let leased = mode == WITH_DEVICE;
+    let place = Place { root: root.into(), victim: victim.parse().unwrap_or(0), leased };
     let role = match mode.as_str() {
-        "worker" => Some(Role::Worker),
+        "worker" | WITH_DEVICE => Some(Role::Worker),
         "api" => Some(Role::Api),
+        "decoder" => Some(Role::Decoder),
         _ => None,
     };
     if let Some(role) = role {
@@ -306,19 +326,21 @@ fn main() -> ExitCode {
     let root = std::env::temp_dir().join(format!("gamegend-fences-{}", std::process::id()));
     prepare(&root, nobody);
     let victim = Victim(Command::new("sleep").arg("600").spawn().expect("a process"));
-    let place = Place { root: root.clone(), victim: victim.0.id() as i32 };
+    let place = Place { root: root.clone(), victim: victim.0.id() as i32, leased: false };
 
     let open = run("open", &place, None, false);
     let vain: Vec<&str> = open.lines().filter(|l| l.starts_with("cannot: ")).collect();
     println!("without fences: {} of {} attempts succeed", attempts::ALL.len() - vain.len(), attempts::ALL.len());
     vain.iter().for_each(|l| println!("    proves nothing here: {l}"));
 
-    let api_may = |name: &str| attempts::ALL.iter().any(|(n, _, may)| *n == name && *may);
-    let mut broken = judge("worker of root", &run("worker", &place, None, true), |_| false);
-    broken += judge("api of root", &run("api", &place, None, true), api_may);
-    let of_user = |name: &str| WITHOUT_PID_NAMESPACE.contains(&name);
-    broken += judge("worker of a user", &run("worker", &place, Some(nobody), false), of_user);
-    broken += judge("api of a user", &run("api", &place, Some(nobody), false), |n| api_may(n) || of_user(n));
+    let mut broken = 0;
+    let modes = [("worker", Role::Worker), (WITH_DEVICE, Role::Worker), ("api", Role::Api), ("decoder", Role::Decoder)];
+    for (mode, role) in modes {
+        let may = |name: &str| attempts::ALL.iter().any(|(n, _, who)| *n == name && who.contains(&role));
+        broken += judge(&format!("{mode} of root"), &run(mode, &place, None, true), may);
+        let of_user = |name: &str| may(name) || WITHOUT_PID_NAMESPACE.contains(&name);
+        broken += judge(&format!("{mode} of a user"), &run(mode, &place, Some(nobody), false), of_user);
+    }
     let _ = fs::remove_dir_all(&root);
     let _ = fs::remove_file("/dev/shm/gamegend-fence");
     if broken > 0 || !vain.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS }

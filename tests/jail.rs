@@ -106,7 +106,10 @@ mod suite {
             .flatten()
             .map(|e| e.file_name().to_string_lossy().into_owned())
             .collect();
-        assert!(dev.iter().any(|n| n == "null") && plan::forbidden_nodes(&dev, false).is_empty(), "{dev:?}");
+        assert!(
+            dev.iter().any(|n| n == "null") && plan::forbidden_nodes(&dev, &plan::Leased::Nothing).is_empty(),
+            "{dev:?}"
+        );
         drop(jail);
         assert!(!jails().contains(&name), "{}", jails());
         assert_eq!(mounts(), before);
@@ -163,7 +166,11 @@ mod suite {
         let mut config = Place(root.to_path_buf()).config();
         let state = Dir::open(&config.state.directory).expect("it exists");
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let role = if mode == "api" { Role::Api } else { Role::Worker };
+        let role = match mode {
+            "api" => Role::Api,
+            "decoder" => Role::Decoder,
+            _ => Role::Worker,
+        };
         let mut protections = sandbox::enter(role, &mut config).expect("the sandbox");
         let links: &[std::os::fd::BorrowedFd<'_>] = &[];
         if role == Role::Api {
@@ -175,7 +182,9 @@ mod suite {
             std::thread::sleep(std::time::Duration::from_secs(60));
             return ExitCode::SUCCESS;
         }
-        if role == Role::Api {
+        if role == Role::Decoder {
+            gamegend::sys::shm::SharedMemory::create("test", 4096).expect("memory");
+        } else if role == Role::Api {
             let folder = state.folder("generations").expect("the state can be used");
             std::io::Write::write_all(&mut folder.create("x").expect("a file"), b"x").expect("room");
             assert_eq!(folder.read("x", 9).expect("ours"), b"x");
@@ -204,6 +213,10 @@ mod suite {
         report(
             "signal another process",
             nix::sys::signal::kill(nix::unistd::Pid::from_raw(outer), None).map_err(Into::into),
+        );
+        report(
+            "trace another process",
+            nix::sys::ptrace::attach(nix::unistd::Pid::from_raw(outer)).map_err(Into::into),
         );
         report("start a program", Command::new("/bin/echo").status());
         report("mount", nix::mount::unmount("/", nix::mount::MntFlags::empty()).map_err(Into::into));
@@ -238,6 +251,8 @@ mod suite {
         attempts("worker", &config, Some(&jail));
         println!("ok: nothing gets out of the worker's jail");
         drop(jail);
+        attempts("decoder", &config, None);
+        println!("ok: nothing gets out of the decoder's capability mode");
         attempts("api", &config, None);
         println!("ok: nothing gets out of the api's capability mode");
         ExitCode::SUCCESS

@@ -239,31 +239,112 @@ fn what_is_installed_is_uninstalled_by_both_makes() {
     }
 }
 
+/// Every target of the Makefile, as .PHONY names them.
+fn targets() -> Vec<String> {
+    let text = read("Makefile");
+    let line = text.lines().find_map(|l| l.strip_prefix(".PHONY: ")).expect("the Makefile lists its targets");
+    line.split_whitespace().map(str::to_string).collect()
+}
+
+/// Nothing is built or tested here: stand-ins write down what each target runs.
+#[test]
+fn both_makes_run_every_target() {
+    let expected: &[(&str, &[&str])] = &[
+        ("all", &["cargo build --release --locked"]),
+        ("build", &["cargo build --release --locked"]),
+        ("run", &["setup run", "cargo build --release --locked", "gamegend -d"]),
+        ("test", &["setup test", "test "]),
+        ("test-jail", &["cargo test --locked --test jail --test fences -- --nocapture"]),
+        ("bench", &["setup run", "cargo bench --locked --bench engine -- --model models/gamegen-x-mini --device auto"]),
+        ("install", &["cargo build --release --locked"]),
+        ("uninstall", &[]),
+        ("package", &["cargo build --release --locked", "package "]),
+        ("clean", &["cargo clean"]),
+    ];
+    assert_eq!(targets(), expected.iter().map(|(target, _)| *target).collect::<Vec<_>>());
+    for tool in ["make", "bmake"] {
+        if !available(tool, "--version") {
+            continue;
+        }
+        let source = staged(&format!("targets-{tool}"));
+        let said = source.0.join("said");
+        let echo = format!("#!/bin/sh\necho \"$(basename $0) $*\" >>{}\n", said.display());
+        for program_name in ["cargo", "tools/setup", "tools/test", "tools/package", "target/release/gamegend"] {
+            program(&source.0.join(program_name), &echo);
+        }
+        let cargo = format!("CARGO={}", source.0.join("cargo").display());
+        let destdir = format!("DESTDIR={}", source.0.join("stage").display());
+        for (target, calls) in expected {
+            let _ = fs::remove_file(&said);
+            make(tool, &source.0, &[target, &cargo, &destdir]);
+            let called = fs::read_to_string(&said).unwrap_or_default();
+            let called: Vec<&str> = called.lines().map(str::trim_end).collect();
+            let calls: Vec<&str> = calls.iter().map(|c| c.trim_end()).collect();
+            assert_eq!(called, calls, "{tool} {target}");
+        }
+    }
+}
+
+/// The text of a script of the package's manifest.
+fn script<'a>(manifest: &'a str, name: &str) -> &'a str {
+    let begin = format!("{name}: <<S\n");
+    let text = manifest.split(&begin).nth(1).unwrap_or_else(|| panic!("{name} is in the manifest"));
+    text.split("\nS\n").next().expect("it has an end")
+}
+
 #[test]
 fn the_package_lists_every_file_and_makes_its_user() {
-    let source = staged("package");
-    make("make", &source.0, &["package"]);
-    let out = source.0.join("target/package");
-    let list = fs::read_to_string(out.join("plist")).expect("it was written");
-    let mut listed: Vec<String> = list
-        .lines()
-        .filter(|l| !l.starts_with("@dir"))
-        .map(|l| format!("usr/local/{}", l.trim_start_matches("@sample ")))
-        .collect();
-    listed.sort();
-    assert_eq!(listed, tree(&out.join("stage")));
-    assert!(list.lines().any(|l| l == "@sample etc/gamegend/gamegend.toml.sample"), "{list}");
-    assert!(list.contains("@dir(_gamegen,_gamegen,750) /var/db/gamegend"), "{list}");
-    let manifest = fs::read_to_string(out.join("+MANIFEST")).expect("it was written");
-    let version = format!("version: \"{}\"", env!("CARGO_PKG_VERSION"));
-    for part in
-        ["name: gamegend", version.as_str(), "pw useradd _gamegen", "pw groupadd _gamegen", "prefix: /usr/local"]
-    {
-        assert!(manifest.contains(part), "{part} is not in {manifest}");
+    for tool in ["make", "bmake"].into_iter().filter(|tool| available(tool, "--version")) {
+        let source = staged(&format!("package-{tool}"));
+        make(tool, &source.0, &["package"]);
+        let out = source.0.join("target/package");
+        let list = fs::read_to_string(out.join("plist")).expect("it was written");
+        let files: Vec<String> =
+            list.lines().filter(|l| !l.starts_with('@')).map(|l| format!("usr/local/{l}")).collect();
+        let mut listed = files.clone();
+        listed.sort();
+        assert_eq!(listed, tree(&out.join("stage")), "{tool}");
+        // pkg-create(8) without a ports tree knows its own keywords only, and wants listed folders in the stage.
+        let keywords: Vec<&str> = list.lines().filter(|l| l.starts_with('@')).collect();
+        assert_eq!(keywords, ["@dir(_gamegen,_gamegen,750) /var/db/gamegend"], "{tool}");
+        assert!(out.join("stage/var/db/gamegend").is_dir(), "{tool}");
+        let manifest = fs::read_to_string(out.join("+MANIFEST")).expect("it was written");
+        let version = format!("version: \"{}\"", env!("CARGO_PKG_VERSION"));
+        for part in ["name: gamegend", version.as_str(), "users: [_gamegen]", "prefix: /usr/local"] {
+            assert!(manifest.contains(part), "{part} is not in {manifest}");
+        }
+        scripts_of_the_package_do_what_they_must(&source.0, &out.join("stage"), &manifest);
     }
     let port = read("ports/multimedia/gamegend/Makefile");
     assert!(port.contains(&format!("DISTVERSION=\t{}", env!("CARGO_PKG_VERSION"))), "the port has the version");
     assert!(port.contains("USES=\t\tcargo") && port.contains("USERS=\t\t_gamegen"), "{port}");
+}
+
+/// As pkg(8) runs them, with a stand-in for pw(8) that knows nobody.
+fn scripts_of_the_package_do_what_they_must(source: &Path, root: &Path, manifest: &str) {
+    program(&source.join("pw"), "#!/bin/sh\necho \"pw $*\" >&3\ncase $* in *show*) exit 67 ;; esac\n");
+    let run = |name: &str| {
+        let text = format!("exec 3>&1\nPATH={}:$PATH\n{}", source.display(), script(manifest, name));
+        let output = Command::new("sh").arg("-c").arg(text).env("PKG_ROOTDIR", root).output().expect("sh is there");
+        assert!(output.status.success() && output.stderr.is_empty(), "{name}: {output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let users = run("pre-install");
+    assert!(users.contains("groupadd _gamegen\n") && users.contains("useradd _gamegen -g _gamegen"), "{users}");
+    let config = root.join("usr/local/etc/gamegend/gamegend.toml");
+    assert!(!config.exists(), "the configuration is no file of the package");
+    run("post-install");
+    assert_eq!(
+        fs::read(&config).expect("it was made"),
+        fs::read(root.join("usr/local/etc/gamegend/gamegend.toml.sample")).expect("it is")
+    );
+    run("pre-deinstall");
+    assert!(!config.exists(), "one that nobody changed goes");
+    fs::write(&config, "[log]\n").expect("ours");
+    run("post-install");
+    run("pre-deinstall");
+    assert_eq!(fs::read_to_string(&config).expect("it stays"), "[log]\n");
+    run("post-deinstall");
 }
 
 #[test]
@@ -272,6 +353,8 @@ fn every_file_and_signal_of_the_service_is_in_the_manual() {
     for words in [
         "SIGHUP",
         "SIGTERM",
+        "SIGUSR1",
+        "SIGINFO",
         "SIGUSR2",
         "/usr/local/etc/gamegend/gamegend.toml",
         "/usr/local/etc/rc.d/gamegend",
@@ -280,7 +363,11 @@ fn every_file_and_signal_of_the_service_is_in_the_manual() {
         "/var/db/gamegend",
         "/var/run/gamegend/gamegend.pid",
         "/var/run/gamegend/gamegend.sock",
+        "gamegend_enable",
+        "gamegend_config",
+        "gamegend_flags",
         "gamegend_supervise",
+        "gamegend_login_class",
     ] {
         assert!(page.contains(words), "{words} is not in gamegend(8)");
     }
@@ -310,6 +397,19 @@ fn examples_of_the_manual_work_as_typed() {
     fs::write(&config, edited).expect("ours");
     let said = ctl(&["configtest", "-c", &config]);
     assert!(said.status.success(), "{said:?}");
+    // The examples of gamegend.toml(5), with a file of tokens that is here.
+    let (page, tokens) = (read("man/gamegend.toml.5"), dir.0.join("tokens"));
+    fs::write(&tokens, "secret\n").expect("ours");
+    fs::set_permissions(&tokens, fs::Permissions::from_mode(0o600)).expect("ours");
+    let examples = page.split(".Sh EXAMPLES").nth(1).expect("there are some").split(".Bd -literal").skip(1);
+    let examples: Vec<&str> = examples.filter_map(|e| e.split_once('\n')?.1.split(".Ed").next()).collect();
+    assert_eq!(examples.len(), 3);
+    for text in examples {
+        fs::write(&config, text.replace("/usr/local/etc/gamegend/tokens", &tokens.display().to_string()))
+            .expect("ours");
+        let said = ctl(&["configtest", "-c", &config]);
+        assert!(said.status.success(), "{text}: {said:?}");
+    }
     let models = dir.0.join("models");
     fs::create_dir(&models).expect("ours");
     let shipped = root().join("models/gamegen-x-mini");

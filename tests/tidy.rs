@@ -262,6 +262,8 @@ fn every_command_is_documented() {
         "play",
         "sessions",
         "stop",
+        "save",
+        "replay",
         "gpu",
         "configtest",
         "reload",

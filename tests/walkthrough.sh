@@ -79,7 +79,13 @@ step "a clip, as the first example of gamegendctl(8) says"
 gamegendctl generate --prompt "a snowy forest at night" --size 160x96 --frames 12 -o /tmp/out.mp4
 expect 0 sh -c 'head -c 12 /tmp/out.mp4 | grep -q ftyp'
 gamegendctl sessions
+gamegendctl status --json | grep -q '"worker":{.*"stats":{' || fail "gamegendctl(8) shows .worker.stats"
 gamegendctl gpu
+
+step "what the roles do"
+kill -USR1 `cat /var/run/gamegend/gamegend.pid`
+sleep 1; tail -n 1 /var/log/gamegend.json
+tail -n 1 /var/log/gamegend.json | grep -q 'worker up as process' || fail "the log does not say it"
 
 step "a reload"
 kill -HUP "$(cat /var/run/gamegend/gamegend.pid)"

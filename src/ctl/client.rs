@@ -69,7 +69,7 @@ impl Client {
         decode(&self.send(Method::DELETE, path, Vec::new()).await?)
     }
 
-    async fn post_json<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, CtlError> {
+    pub async fn post_json<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, CtlError> {
         let body = serde_json::to_vec(body).map_err(|e| CtlError::Answer(e.to_string()))?;
         decode(&self.send(Method::POST, path, body).await?)
     }

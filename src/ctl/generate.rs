@@ -22,9 +22,14 @@ pub async fn run(client: &Client, request: &GenerateRequest, output: &Path) -> R
     // Before the work: hours later is too late to learn that the folder does not exist.
     check_writable(output)?;
     let reply = client.generate(request).await?;
+    fetch(client, &reply, output).await
+}
+
+/// Waits for a video that was begun and saves it. An interrupt cancels it.
+pub async fn fetch(client: &Client, reply: &GenerateReply, output: &Path) -> Result<(), CtlError> {
     let begun = Instant::now();
     let ended = tokio::select! {
-        ended = follow(client, &reply) => ended?,
+        ended = follow(client, reply) => ended?,
         _ = tokio::signal::ctrl_c() => {
             let _: SessionStatus = client.delete_json(&reply.links.cancel).await?;
             return Err(CtlError::Interrupted);
@@ -52,7 +57,8 @@ pub async fn run(client: &Client, request: &GenerateRequest, output: &Path) -> R
     Ok(())
 }
 
-fn check_writable(output: &Path) -> Result<(), CtlError> {
+/// A file in a folder that exists.
+pub fn check_writable(output: &Path) -> Result<(), CtlError> {
     let folder = output.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let kind = match (folder.is_dir(), output.is_dir()) {
         (false, _) => std::io::ErrorKind::NotFound,

@@ -12,6 +12,7 @@ mod play;
 mod service;
 mod show;
 mod terminal;
+mod value;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -76,6 +77,10 @@ enum Command {
         /// Id, or the beginning of one.
         id: String,
     },
+    /// Keep the newest state of a session, to be continued later, and print its id.
+    Save(value::Which),
+    /// Make the video of a session again from its value and save it as MP4.
+    Replay(value::Replay),
     /// List the devices that the daemon can use.
     Gpu,
     /// Measure a model by its judges.
@@ -283,6 +288,8 @@ async fn command(flags: Flags) -> Result<(), CtlError> {
             print(&format!("{id}: {}\n", show::state(ended.state)));
             Ok(())
         }
+        Command::Save(which) => value::save(&client, &which).await,
+        Command::Replay(replay) => value::replay(&client, &replay).await,
         Command::Eval(asked) => eval::evaluate(asked),
         Command::Gpu => {
             print(&gpu::list());

@@ -69,6 +69,11 @@ impl Decoders {
         });
     }
 
+    /// How many run.
+    pub fn count(&self) -> usize {
+        self.running.len()
+    }
+
     /// Time until one must be killed.
     pub fn rest(&self, now: Instant) -> Option<Duration> {
         self.running.iter().map(|d| d.deadline.saturating_duration_since(now)).min()

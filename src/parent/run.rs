@@ -81,7 +81,17 @@ impl Parent {
         program: PathBuf,
         waiting: Option<Waiting>,
     ) -> io::Result<Parent> {
-        let caught = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR2, Signal::SIGCHLD];
+        let caught = [
+            Signal::SIGTERM,
+            Signal::SIGINT,
+            Signal::SIGHUP,
+            Signal::SIGUSR1,
+            Signal::SIGUSR2,
+            Signal::SIGCHLD,
+            // Ctrl-T on a terminal.
+            #[cfg(target_os = "freebsd")]
+            Signal::SIGINFO,
+        ];
         let place = |limit| Place { state: Supervised::new(limit), process: None };
         let signals = Signals::install(&caught)?;
         // A program that replaced another one begins with signals held back.
@@ -186,9 +196,23 @@ impl Parent {
             }
             Signal::SIGHUP => self.reload(),
             Signal::SIGUSR2 => self.upgrade(),
+            Signal::SIGUSR1 => self.tell(),
+            #[cfg(target_os = "freebsd")]
+            Signal::SIGINFO => self.tell(),
             // A child's end is looked for in every round.
             _ => {}
         }
+    }
+
+    /// Writes to the log how things are.
+    fn tell(&self) {
+        let role = |place: &Place| {
+            let process = place.process.as_ref().map_or(String::new(), |p| format!(" as process {}", p.pid()));
+            format!("{}{process}", place.state.phase)
+        };
+        let seconds = self.started.elapsed().as_secs();
+        let (api, worker) = (role(&self.api), role(&self.worker));
+        log::info!("up for {seconds} s; api {api}; worker {worker}; {} decoders", self.decoders.count());
     }
 
     /// Begins the end: the api first, which needs the worker to finish what is stored.

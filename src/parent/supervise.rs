@@ -91,6 +91,19 @@ pub enum Phase {
     Failed { end: End },
 }
 
+impl std::fmt::Display for Phase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Phase::Down => f.write_str("down"),
+            Phase::Starting { .. } => f.write_str("starting"),
+            Phase::Up => f.write_str("up"),
+            Phase::Backoff { .. } => f.write_str("waiting to be started again"),
+            Phase::Draining { .. } => f.write_str("ending"),
+            Phase::Failed { end } => write!(f, "failed ({end})"),
+        }
+    }
+}
+
 /// What happens to a role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {

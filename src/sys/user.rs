@@ -70,10 +70,9 @@ pub fn find(name: &str) -> Result<Identity, UserError> {
 pub fn become_user(who: &Identity, groups: &[Gid]) -> Result<(), UserError> {
     let failed =
         |step| move |source: nix::errno::Errno| UserError::Drop { name: who.name.clone(), step, source: source.into() };
-    let mut wanted: Vec<Gid> = [&[who.gid], groups].concat();
-    wanted.sort_by_key(|g| g.as_raw());
-    wanted.dedup();
-    nix::unistd::setgroups(&wanted).map_err(failed("setgroups"))?;
+    let others = others(who.gid, groups);
+    // The user's own comes first: FreeBSD before 15 takes the first one for the effective group, which setgid replaces.
+    nix::unistd::setgroups(&[&[who.gid], others.as_slice()].concat()).map_err(failed("setgroups"))?;
     setgid(who.gid).map_err(failed("setgid"))?;
     setuid(who.uid).map_err(failed("setuid"))?;
 
@@ -88,10 +87,8 @@ pub fn become_user(who: &Identity, groups: &[Gid]) -> Result<(), UserError> {
             return Err(surprise(format!("{name} gid {id}")));
         }
     }
-    let mut kept = getgroups().map_err(failed("getgroups"))?;
-    kept.sort_by_key(|g| g.as_raw());
-    kept.dedup();
-    if kept != wanted {
+    let kept = getgroups().map_err(failed("getgroups"))?;
+    if self::others(who.gid, &kept) != others {
         return Err(surprise(format!("groups {kept:?}")));
     }
     // The saved user cannot be read everywhere, but trying to go back shows it.
@@ -99,6 +96,12 @@ pub fn become_user(who: &Identity, groups: &[Gid]) -> Result<(), UserError> {
         return Err(surprise("the way back to root".to_string()));
     }
     Ok(())
+}
+
+/// Those groups without `own`, each once, rising.
+fn others(own: Gid, groups: &[Gid]) -> Vec<Gid> {
+    let rest: std::collections::BTreeSet<u32> = groups.iter().filter(|g| **g != own).map(|g| g.as_raw()).collect();
+    rest.into_iter().map(Gid::from_raw).collect()
 }
 
 /// Runs `probe` with the effective identity of `who`, to see what that user will be able to open; a process that is not
@@ -138,6 +141,13 @@ mod tests {
     }
 
     #[test]
+    fn groups_beside_the_own_are_told_once() {
+        let gids = |numbers: &[u32]| numbers.iter().map(|n| Gid::from_raw(*n)).collect::<Vec<_>>();
+        assert_eq!(others(Gid::from_raw(9), &gids(&[44, 9, 7, 44])), gids(&[7, 44]));
+        assert_eq!(others(Gid::from_raw(9), &[]), []);
+    }
+
+    #[test]
     fn acting_as_nobody_and_back() {
         if !is_root() {
             println!("skipped: only root can act as another user");
@@ -159,7 +169,8 @@ mod tests {
         }
         let hidden = acting_as(Some(&nobody), || std::fs::File::open(&secret).is_err());
         let back = std::fs::File::open(&secret).is_ok();
-        let dropped = become_user(&nobody, &[]).is_ok() && std::fs::File::open(&secret).is_err();
+        let dropped =
+            become_user(&nobody, &[Gid::from_raw(7), nobody.gid]).is_ok() && std::fs::File::open(&secret).is_err();
         let good = matches!(hidden, Ok(true)) && back && dropped;
         // SAFETY: _exit takes a number and does not return; nothing of this copied process needs to be run down.
         unsafe { libc::_exit(i32::from(!good)) }

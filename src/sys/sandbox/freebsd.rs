@@ -8,13 +8,13 @@
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use super::super::user::Identity;
-use super::plan::{self, Flag, Plan, Step, Undo, Value};
+use super::plan::{self, Flag, Host, Leased, Plan, Step, Undo, Value};
 use super::spec::{JailSpec, hides_everything};
-use super::{Fences, Role, SandboxError, devices};
+use super::{Fences, Role, SandboxError, devfs, devices};
 use crate::config::Config;
 use crate::sys::rights::{self, Rights};
 
@@ -131,14 +131,12 @@ impl Jail {
         if ruleset == 0 {
             return refuse("hides nothing, so a worker would see every disk");
         }
-        let show = |n: u32| {
-            let shown = Command::new("/sbin/devfs").args(["rule", "-s", &n.to_string(), "show"]).output();
-            shown.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default()
-        };
-        if show(ruleset).trim().is_empty() {
+        let begins =
+            devfs::first(ruleset).map_err(|source| SandboxError::System { step: "read devfs rules", source })?;
+        if begins.is_none() {
             return refuse("does not exist");
         }
-        if !hides_everything(ruleset, &show) {
+        if !hides_everything(ruleset, &|n| devfs::first(n).ok().flatten()) {
             return refuse("does not begin by hiding everything");
         }
         Ok(())
@@ -151,7 +149,9 @@ impl Jail {
     pub fn create(config: &Config, _user: &Identity) -> Result<Jail, SandboxError> {
         Self::check_ruleset(config)?;
         let spec = JailSpec::worker(config);
-        let plan = plan::plan(config, &spec, ruleset_for(config), &|path| path.exists());
+        let resolve = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+        let host = Host { exists: &|path| path.exists(), resolve: &resolve };
+        let plan = plan::plan(config, &spec, ruleset_for(config), &host);
         remove_stale(&plan).map_err(|source| SandboxError::System { step: "take away an old jail", source })?;
         let mut jail = Jail { name: plan.name.clone(), jid: None, done: Vec::new() };
         let limits = racct_enabled();
@@ -179,7 +179,8 @@ impl Jail {
             Step::Mount { at, options, flags } => {
                 mount(at, options, flags).map_err(failed("mount a folder in the jail"))?;
             }
-            Step::CheckNodes { at, device } => check_nodes(at, *device)?,
+            Step::Show { at, nodes } => devfs::show(at, nodes).map_err(failed("show nodes in the jail"))?,
+            Step::CheckNodes { at, device } => check_nodes(at, device)?,
             Step::Create(parameters) => self.jid = Some(create(parameters).map_err(failed("jail_set"))?),
             Step::Limit(rule) => limit(rule).map_err(failed("limit the jail by rctl"))?,
         }
@@ -227,14 +228,24 @@ fn remove(jid: Option<libc::c_int>) {
     }
 }
 
-/// Mount points at or below a path, the deepest first, as mount(8) prints them.
+/// Mount points at or below a path, the newest first (getfsstat(2)).
 fn mounted_below(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let listed = Command::new("/sbin/mount").arg("-p").output()?;
-    let text = String::from_utf8_lossy(&listed.stdout).into_owned();
-    let points = text.lines().filter_map(|l| l.split_whitespace().nth(1)).map(PathBuf::from);
-    let mut found: Vec<PathBuf> = points.filter(|p| p.starts_with(path)).collect();
-    found.reverse();
-    Ok(found)
+    // The kernel knows mount points by their real names.
+    let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    // SAFETY: getfsstat(2) without a buffer writes nothing and answers how many file systems there are.
+    let count = check(unsafe { libc::getfsstat(std::ptr::null_mut(), 0, libc::MNT_NOWAIT) })? as usize;
+    // Room for some that are mounted meanwhile.
+    let mut all: Vec<libc::statfs> = Vec::with_capacity(count + 16);
+    let bytes = all.capacity() * size_of::<libc::statfs>();
+    // SAFETY: getfsstat(2) writes at most `bytes` bytes, the capacity of the vector, and answers the number of entries.
+    let count = check(unsafe { libc::getfsstat(all.as_mut_ptr(), bytes as libc::c_long, libc::MNT_NOWAIT) })?;
+    // SAFETY: the kernel has just written that many entries, and they fit.
+    unsafe { all.set_len(count as usize) };
+    let at = |fs: &libc::statfs| {
+        let bytes: Vec<u8> = fs.f_mntonname.iter().map(|&c| c as u8).take_while(|&b| b != 0).collect();
+        PathBuf::from(std::ffi::OsString::from_vec(bytes))
+    };
+    Ok(all.iter().rev().map(at).filter(|p| p.starts_with(&path)).collect())
 }
 
 /// The ruleset belongs to the mount, so nodes that appear later are filtered too.
@@ -266,16 +277,33 @@ fn unmount(path: &Path) {
 }
 
 /// The rules were read before; this is what they come to.
-fn check_nodes(dev: &Path, device: bool) -> Result<(), SandboxError> {
-    let entries =
-        std::fs::read_dir(dev).map_err(|source| SandboxError::System { step: "look at the jail's devices", source })?;
-    let names: Vec<String> = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+fn check_nodes(dev: &Path, device: &Leased) -> Result<(), SandboxError> {
+    let mut names = Vec::new();
+    let looked = names_below(dev, "", &mut names);
+    looked.map_err(|source| SandboxError::System { step: "look at the jail's devices", source })?;
     let forbidden = plan::forbidden_nodes(&names, device);
     if forbidden.is_empty() {
         return Ok(());
     }
-    let what = format!("its devfs ruleset shows {}", forbidden.join(", "));
+    let mut what = format!("its devfs ruleset shows {}", forbidden.join(", "));
+    if let Leased::Only(nodes) = device {
+        let leased: Vec<_> = nodes.iter().map(|n| n.display().to_string()).collect();
+        what.push_str(&format!("; allowed by gpu.nodes: {}", leased.join(", ")));
+    }
     Err(SandboxError::Refused { step: "look at the jail's devices", what })
+}
+
+/// Everything below a folder, as paths from there; links are named and not followed.
+fn names_below(folder: &Path, prefix: &str, names: &mut Vec<String>) -> io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+        if entry.file_type()?.is_dir() {
+            names_below(&entry.path(), &format!("{name}/"), names)?;
+        }
+        names.push(name);
+    }
+    Ok(())
 }
 
 fn path_text(path: &Path) -> io::Result<&str> {
@@ -317,13 +345,14 @@ fn remove_limits(filter: &str) {
 }
 
 fn racct_enabled() -> bool {
-    let mut value: u8 = 0;
-    let mut bytes = size_of::<u8>();
+    // An int in older kernels, a bool in newer ones: room for either, and any bit set means yes.
+    let mut value = [0u8; size_of::<libc::c_int>()];
+    let mut bytes = value.len();
     let name = c"kern.racct.enable";
     // SAFETY: sysctlbyname(3) writes at most `bytes` bytes to a buffer of that size; nothing is set.
     let done =
-        unsafe { libc::sysctlbyname(name.as_ptr(), (&raw mut value).cast(), &raw mut bytes, std::ptr::null(), 0) };
-    done == 0 && value != 0
+        unsafe { libc::sysctlbyname(name.as_ptr(), value.as_mut_ptr().cast(), &raw mut bytes, std::ptr::null(), 0) };
+    done == 0 && value != [0; 4]
 }
 
 /// Name and value pairs as jail_set(2) and nmount(2) take them.

@@ -15,6 +15,7 @@
 //!   `cache` under the state directory, for compiled pipelines and shaders. It has no network.
 //! - `decoder`: nothing but its link and memory. It opens no file, on FreeBSD in Capsicum's capability mode.
 
+pub mod devfs;
 mod devices;
 #[cfg(target_os = "freebsd")]
 mod freebsd;

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  folder -> tmpfs (root) -> nullfs, read-only (libraries, drivers, model) -> nullfs (cache) -> devfs with its ruleset
-//!         -> jail_set(JAIL_CREATE) -> rctl_add_rule                           undone in reverse
+//!         -> look at its nodes -> jail_set(JAIL_CREATE) -> rctl_add_rule                           undone in reverse
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -13,9 +13,12 @@ use crate::config::Config;
 
 /// The jail's root holds mount points only.
 const ROOT_SIZE: &str = "1m";
-/// The ruleset of the base system that shows null, zero, random and terminals, and no device: `devfsrules_jail`.
-pub const RULESET_WITHOUT_DEVICE: u32 = 4;
-/// Nodes that a worker's devfs may show without a device.
+/// The ruleset of the base system that hides every node, `devfsrules_hide_all`: for a worker without a device, which
+/// then is shown [`SHOWN_WITHOUT_DEVICE`]. (The one for jails, 4, shows `zfs` and `fuse` too.)
+pub const RULESET_WITHOUT_DEVICE: u32 = 1;
+/// What a worker without a device sees.
+pub const SHOWN_WITHOUT_DEVICE: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
+/// Nodes that a worker's devfs may show beside a device.
 const PLAIN_NODES: [&str; 13] =
     ["null", "zero", "full", "random", "urandom", "crypto", "log", "fd", "stdin", "stdout", "stderr", "ptmx", "pts"];
 /// Terminals, which devfsrules_jail shows.
@@ -40,6 +43,45 @@ pub enum Value {
     None,
 }
 
+/// Nodes of graphics devices that a worker may see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Leased {
+    /// It works on the processor.
+    Nothing,
+    /// Those that the ruleset shows.
+    All,
+    /// `gpu.nodes`, with what they link to; a folder stands for what is in it.
+    Only(Vec<PathBuf>),
+}
+
+impl Leased {
+    /// `resolve` follows the links of a node of the host.
+    fn new(config: &Config, ruleset: u32, resolve: &dyn Fn(&Path) -> PathBuf) -> Leased {
+        match config.gpu.nodes.as_slice() {
+            _ if config.gpu.device == "cpu" || ruleset == RULESET_WITHOUT_DEVICE => Leased::Nothing,
+            [] => Leased::All,
+            nodes => Leased::Only(nodes.iter().flat_map(|n| [n.clone(), resolve(n)]).collect()),
+        }
+    }
+
+    /// Whether a path below /dev is one of them, below one or above one.
+    fn shows(&self, node: &Path) -> bool {
+        let name = node.strip_prefix("/dev").unwrap_or(node).to_string_lossy().into_owned();
+        match self {
+            Leased::Nothing => false,
+            Leased::All => DEVICE_NODES.iter().any(|p| name.starts_with(p)),
+            Leased::Only(nodes) => nodes.iter().any(|n| node.starts_with(n) || n.starts_with(node)),
+        }
+    }
+}
+
+/// What the plan asks the host.
+pub struct Host<'a> {
+    pub exists: &'a dyn Fn(&Path) -> bool,
+    /// A path with its links followed, or as it is where that cannot be done.
+    pub resolve: &'a dyn Fn(&Path) -> PathBuf,
+}
+
 /// One step forward.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -47,8 +89,10 @@ pub enum Step {
     MakeFolder(PathBuf),
     /// nmount(2) at a folder that is made first if it does not exist.
     Mount { at: PathBuf, options: Vec<(&'static str, String)>, flags: Vec<Flag> },
+    /// ioctl(2) `DEVFSIO_RAPPLY`: shows nodes of a devfs whose ruleset hides them.
+    Show { at: PathBuf, nodes: Vec<&'static str> },
     /// readdir(3): only such nodes may show.
-    CheckNodes { at: PathBuf, device: bool },
+    CheckNodes { at: PathBuf, device: Leased },
     /// jail_set(2) with `JAIL_CREATE`.
     Create(Vec<(String, Value)>),
     /// rctl_add_rule(2), where the kernel counts resources.
@@ -74,7 +118,7 @@ impl Step {
         match self {
             Step::MakeFolder(path) => Some(Undo::RemoveFolder(path.clone())),
             Step::Mount { at, .. } => Some(Undo::Unmount(at.clone())),
-            Step::CheckNodes { .. } => None,
+            Step::Show { .. } | Step::CheckNodes { .. } => None,
             Step::Create(_) => Some(Undo::RemoveJail),
             Step::Limit(_) => Some(Undo::RemoveLimits(format!("jail:{jail}"))),
         }
@@ -112,8 +156,8 @@ pub fn ruleset(config: &Config, nodes: bool) -> u32 {
     }
 }
 
-/// The steps for a configuration. `exists` looks at the host.
-pub fn plan(config: &Config, spec: &JailSpec, ruleset: u32, exists: &dyn Fn(&Path) -> bool) -> Plan {
+/// The steps for a configuration.
+pub fn plan(config: &Config, spec: &JailSpec, ruleset: u32, host: &Host<'_>) -> Plan {
     let (name, root) = (name(config), root(config));
     let mut steps = vec![Step::MakeFolder(root.clone())];
     let mount = |at: PathBuf, options: &[(&'static str, &str)], flags: &[Flag]| Step::Mount {
@@ -123,7 +167,7 @@ pub fn plan(config: &Config, spec: &JailSpec, ruleset: u32, exists: &dyn Fn(&Pat
     };
     let tmpfs = [("fstype", "tmpfs"), ("size", ROOT_SIZE), ("mode", "755")];
     steps.push(mount(root.clone(), &tmpfs, &[Flag::NoSetUserId]));
-    for shown in spec.mounts.iter().filter(|m| !m.optional || exists(&m.path)) {
+    for shown in spec.mounts.iter().filter(|m| !m.optional || (host.exists)(&m.path)) {
         let from = shown.path.to_string_lossy().into_owned();
         let flags = if shown.write { Flag::NoExec } else { Flag::ReadOnly };
         let options = [("fstype", "nullfs"), ("target", from.as_str())];
@@ -133,7 +177,10 @@ pub fn plan(config: &Config, spec: &JailSpec, ruleset: u32, exists: &dyn Fn(&Pat
     let devfs = [("fstype", "devfs"), ("from", "devfs"), ("ruleset", number.as_str())];
     let dev = inside(&root, Path::new("/dev"));
     steps.push(mount(dev.clone(), &devfs, &[Flag::NoSetUserId]));
-    steps.push(Step::CheckNodes { at: dev, device: ruleset != RULESET_WITHOUT_DEVICE });
+    if ruleset == RULESET_WITHOUT_DEVICE {
+        steps.push(Step::Show { at: dev.clone(), nodes: SHOWN_WITHOUT_DEVICE.to_vec() });
+    }
+    steps.push(Step::CheckNodes { at: dev, device: Leased::new(config, ruleset, host.resolve) });
     steps.push(Step::Create(parameters(&name, &root, spec)));
     steps.extend(spec.limits.iter().map(|(resource, n)| Step::Limit(format!("jail:{name}:{resource}:deny={n}"))));
     Plan { name, root, steps }
@@ -159,12 +206,13 @@ fn inside(root: &Path, path: &Path) -> PathBuf {
     root.join(path.strip_prefix("/").unwrap_or(path))
 }
 
-/// Nodes of a devfs that a worker must not see. `device`: graphics devices may show.
-pub fn forbidden_nodes(names: &[String], device: bool) -> Vec<String> {
+/// Nodes of a devfs that a worker must not see. `names`: everything that shows, folders too, as paths below its root.
+pub fn forbidden_nodes(names: &[String], device: &Leased) -> Vec<String> {
     let allowed = |name: &String| {
-        PLAIN_NODES.contains(&name.as_str())
-            || TERMINALS.iter().any(|p| name.starts_with(p))
-            || (device && DEVICE_NODES.iter().any(|p| name.starts_with(p)))
+        let first = name.split('/').next().unwrap_or(name);
+        PLAIN_NODES.contains(&first)
+            || TERMINALS.iter().any(|p| first.starts_with(p))
+            || device.shows(&Path::new("/dev").join(name))
     };
     names.iter().filter(|n| !allowed(n)).cloned().collect()
 }
@@ -184,13 +232,19 @@ pub fn explain(message: &str) -> String {
 mod tests {
     use super::*;
 
+    /// A machine without tables of Mesa, where nodes of `dri` are links into `drm`.
+    const HOST: Host<'_> = Host {
+        exists: &|path| !path.ends_with("drirc.d"),
+        resolve: &|path| if path.ends_with("renderD128") { "/dev/drm/128".into() } else { path.into() },
+    };
+
     fn made() -> Plan {
         let mut config = Config::default();
         config.model.path = "/usr/local/share/gamegend/models/gamegen-x-mini".into();
         config.limits.memory_mib = 2048;
         config.limits.cpu_percent = 150;
         let spec = JailSpec::worker(&config);
-        plan(&config, &spec, 8420, &|path| !path.ends_with("drirc.d"))
+        plan(&config, &spec, 8420, &HOST)
     }
 
     /// Where, with which flags and options.
@@ -224,6 +278,24 @@ mod tests {
         let order = [folder, root, first, devfs, checked, created, limited];
         assert!(order.is_sorted() && order[0] == 0, "{order:?}");
         assert!(plan.steps[limited..].iter().all(|s| matches!(s, Step::Limit(_))), "limits come last");
+    }
+
+    /// Nodes of the plain kind only, and in their order: hidden before they are shown, and looked at last.
+    #[test]
+    fn without_a_device_everything_is_hidden_but_five_nodes() {
+        let mut config = Config::default();
+        config.gpu.device = "cpu".to_string();
+        let number = ruleset(&config, true);
+        let plan = plan(&config, &JailSpec::worker(&config), number, &HOST);
+        let devfs = plan.steps.iter().position(|s| matches!(s, Step::Mount { at, .. } if at.ends_with("dev")));
+        let [mounted, shown, checked] = &plan.steps[devfs.expect("devfs is mounted")..][..3] else {
+            panic!("two steps follow it");
+        };
+        assert!(matches!(mounted, Step::Mount { options, .. } if options.contains(&("ruleset", "1".to_string()))));
+        let Step::Show { at, nodes } = shown else { panic!("{shown:?}") };
+        assert_eq!((at, nodes.as_slice()), (&plan.root.join("dev"), &SHOWN_WITHOUT_DEVICE[..]));
+        assert_eq!(checked, &Step::CheckNodes { at: at.clone(), device: Leased::Nothing });
+        assert!(!made().steps.iter().any(|s| matches!(s, Step::Show { .. })), "a ruleset for a device says it all");
     }
 
     #[test]
@@ -320,10 +392,21 @@ mod tests {
 
     #[test]
     fn nodes_of_the_host_are_found_out() {
-        let names = |text: &str| text.split(' ').map(str::to_string).collect::<Vec<_>>();
-        assert_eq!(forbidden_nodes(&names("null zero random urandom log fd pts ttyu0 ptmx"), false), names("")[1..]);
-        assert_eq!(forbidden_nodes(&names("null ada0 mem dri kmem"), false), names("ada0 mem dri kmem"));
-        assert_eq!(forbidden_nodes(&names("null dri drm nvidia0 nvidiactl pci"), true), names("pci"));
+        let names = |text: &str| text.split_whitespace().map(str::to_string).collect::<Vec<_>>();
+        let none = |shown: &str, device: &Leased| forbidden_nodes(&names(shown), device);
+        assert_eq!(none("null zero random urandom log fd fd/0 pts pts/1 ttyu0 ptmx", &Leased::Nothing), names(""));
+        assert_eq!(none("null ada0 mem dri kmem", &Leased::Nothing), names("ada0 mem dri kmem"));
+        let shown = "null dri dri/renderD128 drm drm/128 dri/renderD129 drm/129 nvidia0 nvidiactl pci";
+        assert_eq!(none(shown, &Leased::All), names("pci"));
+        let mut config = Config::default();
+        config.gpu.device = "vulkan:0".to_string();
+        config.gpu.nodes = vec!["/dev/dri/renderD128".into()];
+        let one = Leased::new(&config, 8420, HOST.resolve);
+        assert_eq!(none(shown, &one), names("dri/renderD129 drm/129 nvidia0 nvidiactl pci"), "one device of two");
+        config.gpu.nodes = vec!["/dev/dri".into(), "/dev/drm".into()];
+        assert_eq!(none(shown, &Leased::new(&config, 8420, HOST.resolve)), names("nvidia0 nvidiactl pci"));
+        config.gpu.device = "cpu".to_string();
+        assert_eq!(Leased::new(&config, 8420, HOST.resolve), Leased::Nothing, "a lease is for a device");
     }
 
     #[test]
