@@ -7,7 +7,7 @@
 #        foundation  the larger part of the foundation's plan, then what keys and words do (QUICK_SECONDS)
 #        finish      the rest of it, InstructNet with the foundation frozen, then the evaluation
 #        Both go on with the keys judge while the transformer's passes compile (KEYS_MINUTES, 0: not).
-# START  model folder to start from where STATE has nothing to go on with; `foundation` lays training/start over it
+# START  model folder to start from where STATE has nothing to go on with
 #
 # OUT gets model.tar.* (the model folder in parts), logs, pictures and tables. STATE (default /tmp/gamegen-state) keeps
 # the full state, the built renderer and the compiler's cache. TEACHER is the file of `train_text.py teacher`.
@@ -84,7 +84,7 @@ perception() {
     rm -rf "$OUT"/model.tar.* "$OUT/judges"
 }
 
-# keys_judge: goes on with the judge of keys beside the compiler, which leaves the last GPU idle; the best is in $judges.
+# keys_judge: goes on with the judge of keys beside the compiler, which leaves the last GPU idle.
 keys_judge() {
     judges=$STATE/judges
     rm -rf "$judges" "$OUT/judges"
@@ -114,23 +114,9 @@ evaluate() {
     "$python" "$here/eval.py" merge "$OUT/eval.json" "$OUT"/*/eval.json
 }
 
-# overlay: START with the parts of training/start in place of its own.
-overlay() {
-    [ -d "$here/start" ] || return 0
-    base=$STATE/base
-    rm -rf "$base"
-    cp -r "$start" "$base"
-    for part in "$here"/start/*; do
-        rm -rf "$base/$(basename "$part")"
-        cp -r "$part" "$base/"
-    done
-    start=$base
-}
-
 case $plan in
 perception) perception ;;
 foundation)
-    overlay
     keys_judge
     train train_foundation.py $((end - ${QUICK_SECONDS:-40})) --start "$start" --to-fraction "${TO:-0.7}" \
         --reserve 6 ${FOUNDATION:-}
