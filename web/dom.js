@@ -10,10 +10,11 @@ export function element(name, properties = {}, ...children) {
   return made;
 }
 
-/** Fills a select with [value, text] pairs and keeps its choice if it is still there. */
+/** Fills a select with [value, text, disabled] and keeps its choice if it is still there. */
 export function options(select, pairs) {
   const before = select.value;
-  select.replaceChildren(...pairs.map(([value, text]) => element("option", { value, textContent: text })));
+  const option = ([value, text, disabled = false]) => element("option", { value, textContent: text, disabled });
+  select.replaceChildren(...pairs.map(option));
   if (pairs.some(([value]) => String(value) === before)) select.value = before;
 }
 

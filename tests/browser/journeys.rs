@@ -137,9 +137,15 @@ fn a_clip_is_uploaded_looked_at_and_leads_a_generation() {
     let playing = "const v = document.getElementById('clip'); return !v.hidden && v.readyState >= 2";
     wait("the clip plays", STEP_MAX, || browser.script(playing) == Value::Bool(true));
     // A kind that the model was not trained for can be looked at, not applied.
-    let choose = "const s = document.getElementById('prompt-type'); s.value = 'pose';
+    let choose = "const s = document.getElementById('prompt-type'); s.value = 'motion_vectors';
                   s.dispatchEvent(new Event('change')); return document.getElementById('apply').disabled";
     assert_eq!(browser.script(choose), Value::Bool(true));
+    wait("it is looked at", STEP_MAX, || browser.script(shown) == Value::Bool(true));
+    // One that cannot be taken from pictures cannot be chosen, and the page says why.
+    let pose =
+        "const o = document.querySelector('#prompt-type option[value=pose]'); return [o.disabled, o.textContent]";
+    assert_eq!(browser.script(pose), json!([true, "pose (unavailable)"]));
+    assert!(text(&browser, "prompt-missing").contains("has no pose judge"), "{}", text(&browser, "prompt-missing"));
     // What is no picture is refused in words.
     let fake = scratch.path().join("fake.png");
     std::fs::write(&fake, b"<svg onload=alert(1)>").expect("our own folder");

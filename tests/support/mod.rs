@@ -115,6 +115,12 @@ impl Api {
         self.link.send(&ToApi::Drain, &[]).expect("the role reads");
     }
 
+    /// Ends the role so that another one goes on with its sessions.
+    pub fn hand_over(mut self) {
+        self.link.send(&ToApi::HandOver, &[]).expect("the role reads");
+        assert_eq!(self.wait(), ExitCode::SUCCESS);
+    }
+
     /// Waits for the role's end.
     pub fn wait(&mut self) -> ExitCode {
         self.thread.take().expect("waited once").join().expect("the role does not panic")
@@ -162,7 +168,7 @@ fn start_decoders(link: Link) {
     std::thread::spawn(move || {
         while let Ok(Some((FromApi::Decoder, fds))) = link.recv::<FromApi>() {
             for fd in fds {
-                std::thread::spawn(move || gamegend::decode::serve(&Link::from_fd(fd)));
+                std::thread::spawn(move || gamegend::decode::serve(&Link::from_fd(fd), None));
             }
         }
     });

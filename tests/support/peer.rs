@@ -33,6 +33,7 @@ pub fn vocabulary() -> Vocabulary {
         default_steps: 2,
         prompt_tokens_max: 64,
         video_prompts: words(&["canny"]),
+        extractions: words(&["canny", "motion_vectors"]),
     }
 }
 
@@ -48,6 +49,8 @@ pub struct Asked {
     /// Pictures that came to be continued, and for video prompts: sessions, numbers and sizes.
     pub origins: Vec<(SessionNumber, u32, (u32, u32))>,
     pub leads: Vec<(SessionNumber, u32, (u32, u32))>,
+    /// Traces that came to be played back: sessions, and the ticks that they tell of.
+    pub scripts: Vec<(SessionNumber, u64)>,
     /// Frames made for each session.
     pub made: HashMap<SessionNumber, u64>,
 }
@@ -214,7 +217,8 @@ impl Playing {
         noted.origins.extend(next(open.from_pictures).map(pictures));
         noted.leads.extend(next(open.video_prompt.is_some()).map(pictures));
         drop(noted);
-        next(open.replay).map(read);
+        let script = next(open.replay).map(read);
+        asked.lock().expect("no panic").scripts.extend(script.map(|s| (open.session, s.about.tick)));
         let (ring, fd) =
             FrameRing::create(open.width, open.height, RING_SLOTS, LATENT_ELEMENTS).expect("memory for a ring");
         let mut position = (0, 0);
