@@ -91,7 +91,7 @@ async function preview() {
   } catch (error) {
     if (turn !== asked) return;
     shown.removeAttribute("src");
-    $("upload-state").textContent = t("prompts.noPreview", { kind: t(`prompts.${kind}`) });
+    $("upload-state").textContent = error.message;
     if (error.code !== "video_prompts_unsupported") report(error);
   }
 }

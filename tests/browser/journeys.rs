@@ -71,6 +71,8 @@ fn journey(browser: &Browser, base: &str, name: &str) {
     open_view(browser, "history");
     wait("four are there", STEP_MAX, || cards(browser).len() == 4);
     act(browser, &world, "Delete");
+    assert_eq!(cards(browser).len(), 4, "it is asked first");
+    act(browser, &world, "Delete for good?");
     wait("one is gone", STEP_MAX, || cards(browser).len() == 3);
     assert!(cards(browser).iter().all(|c| c.0 != world));
     let choose = "const s = document.getElementById('history-kind'); s.value = 'replay';
@@ -92,6 +94,41 @@ fn a_world_is_played_kept_replayed_continued_and_deleted() {
     let asked = peer.asked.lock().expect("no panic");
     assert!(asked.opened.iter().any(|o| o.replay) && asked.opened.iter().any(|o| o.from_snapshot));
     drop(asked);
+    assert_eq!(browser.errors(), Vec::<String>::new(), "the console is clean");
+}
+
+#[test]
+fn a_page_that_was_closed_finds_its_world_running() {
+    if let Some(reason) = missing() {
+        return daemon::skip(&reason);
+    }
+    let scratch = Scratch::new("browser-return");
+    let browser = Browser::start(scratch.path());
+    let mut api = Api::start("return");
+    let peer = api.worker_up(Duration::ZERO);
+    let base = format!("http://{}/", api.address);
+    browser.size(1360, 900);
+    browser.go(&base);
+    wait("the daemon is ready", FIRST_FRAME_MAX, || text(&browser, "state") == "ready");
+    play_for(&browser, "a canyon", 30);
+    browser.go("about:blank");
+    browser.go(&base);
+    wait("the daemon is ready", FIRST_FRAME_MAX, || text(&browser, "state") == "ready");
+    open_view(&browser, "history");
+    wait("it is live", STEP_MAX, || {
+        browser.script("return document.querySelectorAll('.badge.now').length") == json!(1)
+    });
+    let (world, _) = cards(&browser).remove(0);
+    browser.settle();
+    browser.screenshot(&screenshots().join("page-live.png"));
+    act(&browser, &world, "Return");
+    wait("it goes on", FIRST_FRAME_MAX, || text(&browser, "state") == "connected" && frame_number(&browser) > 30);
+    browser.hold_keys(&["d"], || {
+        let held = || peer.asked.lock().expect("no panic").keys.last().is_some_and(|k| k.names() == ["D"]);
+        wait("it is steered", STEP_MAX, held);
+    });
+    assert_eq!(peer.asked.lock().expect("no panic").opened.len(), 1, "no other world began");
+    stop(&browser);
     assert_eq!(browser.errors(), Vec::<String>::new(), "the console is clean");
 }
 
