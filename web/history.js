@@ -8,7 +8,7 @@ const KINDS = ["all", "clip", "session", "snapshot", "replay"];
 const SURE_MS = 4000; // how long a second click deletes
 const ENDED = ["done", "cancelled", "failed"];
 const ICONS = {
-  fork: "M7 4v7a4 4 0 0 0 4 4h6M7 4v16M14 11l4 4-4 4",
+  fork: "M6 8.500v12M6 3.500a2.500 2.500 0 1 0 .01 0M18 3.500a2.500 2.500 0 1 0 .01 0M18 8.500c0 6-12 2-12 8",
   replay: "M4 12a8 8 0 1 0 2.600-5.900L4 8.500M4 4v4.500h4.500M10.500 9.500v5l4-2.500z",
   download: "M12 4v11M7.500 11l4.500 4.500 4.500-4.500M5 20h14",
   delete: "M5 7h14M10 7V4.500h4V7M7 7l.8 12.500h8.400L17 7M10.500 10.500v6M13.500 10.500v6",

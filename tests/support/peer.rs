@@ -55,6 +55,11 @@ pub struct Asked {
     pub made: HashMap<SessionNumber, u64>,
 }
 
+/// A worker that is told to behave in a certain way by words of the prompt or instruction.
+pub const FAILS: &str = "this world fails";
+pub const FORGETS: &str = "this world forgets its trace";
+pub const TOO_LONG: &str = "too long for the model";
+
 pub struct Peer {
     link: Link,
     pub asked: Arc<Mutex<Asked>>,
@@ -64,6 +69,11 @@ pub struct Peer {
 impl Peer {
     /// Starts to work on this end of a link. `stored_pause` slows stored generations down, per frame.
     pub fn start(link: Link, stored_pause: Duration) -> Peer {
+        Peer::start_as(link, stored_pause, MODEL_HASH)
+    }
+
+    /// The same with weights of that hash.
+    pub fn start_as(link: Link, stored_pause: Duration, model_hash: &'static str) -> Peer {
         let asked = Arc::new(Mutex::new(Asked::default()));
         let (to_work, messages) = channel();
         let reader = link.clone();
@@ -75,7 +85,7 @@ impl Peer {
             }
         });
         let (writer, noted) = (link.clone(), asked.clone());
-        let thread = std::thread::spawn(move || work(&writer, &messages, &noted, stored_pause));
+        let thread = std::thread::spawn(move || work(&writer, &messages, &noted, (stored_pause, model_hash)));
         Peer { link, asked, thread: Some(thread) }
     }
 
@@ -101,6 +111,7 @@ impl Drop for Peer {
 }
 
 struct Playing {
+    model_hash: &'static str,
     open: OpenSession,
     ring: FrameRing,
     control: ControlReader,
@@ -114,7 +125,12 @@ struct Playing {
     recovered: bool,
 }
 
-fn work(link: &Link, messages: &Receiver<(ToWorker, Vec<OwnedFd>)>, asked: &Mutex<Asked>, pause: Duration) {
+fn work(
+    link: &Link,
+    messages: &Receiver<(ToWorker, Vec<OwnedFd>)>,
+    asked: &Mutex<Asked>,
+    (pause, model_hash): (Duration, &'static str),
+) {
     let about = AboutWorker {
         kept: 0,
         device: "test pictures".into(),
@@ -123,7 +139,7 @@ fn work(link: &Link, messages: &Receiver<(ToWorker, Vec<OwnedFd>)>, asked: &Mute
         precision: "none".into(),
         sandbox: "none".into(),
         model: "test-pictures".into(),
-        model_hash: MODEL_HASH.into(),
+        model_hash: model_hash.into(),
         parameters: 0,
         vocabulary: vocabulary(),
     };
@@ -135,7 +151,7 @@ fn work(link: &Link, messages: &Receiver<(ToWorker, Vec<OwnedFd>)>, asked: &Mute
     let mut stats_due = Instant::now();
     loop {
         match messages.recv_timeout(Duration::from_millis(1)) {
-            Ok((message, fds)) => obey(link, message, fds, &mut playing, asked),
+            Ok((message, fds)) => obey(link, message, (fds, model_hash), &mut playing, asked),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
@@ -170,7 +186,7 @@ fn work(link: &Link, messages: &Receiver<(ToWorker, Vec<OwnedFd>)>, asked: &Mute
 fn obey(
     link: &Link,
     message: ToWorker,
-    fds: Vec<OwnedFd>,
+    (fds, model_hash): (Vec<OwnedFd>, &'static str),
     playing: &mut HashMap<SessionNumber, Playing>,
     asked: &Mutex<Asked>,
 ) {
@@ -179,11 +195,23 @@ fn obey(
         ToWorker::Open(open) => {
             asked.lock().expect("no panic").opened.push((*open).clone());
             let number = open.session;
-            let (session, fd) = Playing::open(*open, fds, asked);
+            if open.prompt == FAILS {
+                let message = "the device was lost".to_string();
+                let failed = FromWorker::Failed { session: number, code: "device_lost".to_string(), message };
+                let _ = link.send(&failed, &[]);
+                return;
+            }
+            let (session, fd) = Playing::open(*open, (fds, model_hash), asked);
             let _ = link.send(&FromWorker::Opened { session: number }, &[fd.as_fd()]);
             playing.insert(number, session);
         }
         ToWorker::Instruct { session, seq, instruction, environment } => {
+            if instruction.as_deref() == Some(TOO_LONG) {
+                let message = "it has 300 tokens, 64 are allowed".to_string();
+                let refused = FromWorker::Refused { session, seq, code: "instruction_too_long".to_string(), message };
+                let _ = link.send(&refused, &[]);
+                return;
+            }
             let mut noted = asked.lock().expect("no panic");
             noted.instructions.push((seq, instruction));
             noted.environments.push(environment);
@@ -202,7 +230,11 @@ fn obey(
 }
 
 impl Playing {
-    fn open(open: OpenSession, fds: Vec<OwnedFd>, asked: &Mutex<Asked>) -> (Playing, OwnedFd) {
+    fn open(
+        open: OpenSession,
+        (fds, model_hash): (Vec<OwnedFd>, &'static str),
+        asked: &Mutex<Asked>,
+    ) -> (Playing, OwnedFd) {
         assert_eq!(fds.len(), open.descriptors());
         let mut fds = fds.into_iter();
         let control = ControlReader::open(fds.next().expect("a control block")).expect("a sound one");
@@ -230,6 +262,7 @@ impl Playing {
         }
         let recovered = open.keep_tick;
         let session = Playing {
+            model_hash,
             open,
             ring,
             control,
@@ -281,7 +314,8 @@ impl Playing {
 
     fn snapshot(&mut self, seq: u32, keys: Keys) {
         let about = About {
-            model_hash: MODEL_HASH.into(),
+            model_hash: self.model_hash.into(),
+            trace_dropped: u64::from(self.open.prompt == FORGETS),
             width: self.open.width,
             height: self.open.height,
             fps: self.open.fps,
