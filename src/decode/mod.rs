@@ -102,6 +102,8 @@ pub fn run(link: Link) -> ExitCode {
 fn inherited_judge() -> std::io::Result<Option<JudgeFiles>> {
     let mut bytes = Vec::new();
     std::io::stdin().lock().take(limits::JUDGE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
+    // As every other role has it from here on: what the sandbox says of standard streams holds for this one, too.
+    nix::unistd::dup2_stdin(File::open("/dev/null")?)?;
     if bytes.is_empty() {
         return Ok(None);
     }

@@ -1,6 +1,7 @@
 //! What people do with the page over a longer while: make, play, find again, replay, continue, fork, delete, upload;
 //! and what the page does when the daemon goes away under it.
 
+use std::path::Path;
 use std::time::Duration;
 
 use gamegend::proto::api::Kind;
@@ -141,6 +142,68 @@ fn the_same_journey_through_the_real_daemon() {
     let browser = Browser::start(scratch.path());
     let host = daemon::Daemon::start("journey", "cpu");
     journey(&browser, &format!("http://{}/", host.address), "daemon");
+}
+
+/// Number of the process that has a role in the daemon.
+fn role(host: &daemon::Daemon, name: &str) -> u32 {
+    let out = std::process::Command::new("pgrep")
+        .args(["-P", &host.pid().to_string(), "-f", &format!("[-]-role {name}")])
+        .output()
+        .expect("pgrep is there");
+    String::from_utf8_lossy(&out.stdout).trim().parse().unwrap_or_else(|_| panic!("no {name}: {}", host.log()))
+}
+
+#[test]
+fn the_real_daemon_reads_an_upload_and_comes_back_when_its_processes_are_killed() {
+    if let Some(reason) = missing() {
+        return daemon::skip(&reason);
+    }
+    let scratch = Scratch::new("browser-daemon-kill");
+    let browser = Browser::start(scratch.path());
+    let host = daemon::Daemon::start("kill", "cpu");
+    browser.size(1360, 900);
+    browser.go(&format!("http://{}/", host.address));
+    wait("the daemon is ready", FIRST_FRAME_MAX, || text(&browser, "state") == "ready");
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    let files = ["walk_0.png", "walk_1.png"].map(|name| data.join(name).display().to_string());
+    browser.type_into(&browser.find("#upload"), &files.join("\n"));
+    let shown = "const [a, b] = ['preview-source', 'preview-control'].map((i) => document.getElementById(i));
+                 return a.naturalWidth === 320 && b.naturalWidth === 320";
+    let choose = |kind: &str| {
+        browser.script(&format!(
+            "const s = document.getElementById('prompt-type'); s.value = {kind:?};
+             document.getElementById('preview-control').removeAttribute('src');
+             s.dispatchEvent(new Event('change')); return null"
+        ));
+    };
+    let judge = daemon::model_dir().join("judges/pose").exists();
+    for kind in ["canny", "motion_vectors", "pose"].into_iter().filter(|k| judge || *k != "pose") {
+        choose(kind);
+        wait("both previews are there", STEP_MAX, || browser.script(shown) == Value::Bool(true));
+    }
+    assert_eq!(text(&browser, "prompt-missing").contains("pose judge"), !judge);
+    browser.script("document.getElementById('video-prompt').scrollIntoView(); return null");
+    browser.settle();
+    browser.screenshot(&screenshots().join("daemon-upload.png"));
+
+    play_for(&browser, "a green meadow with mountains under a clear sky", 30);
+    for (role_name, away) in [("worker", "recovering"), ("api", "reconnecting")] {
+        let before = frame_number(&browser);
+        // Its state is seen for a moment only: the page notes all of them.
+        browser.script(
+            "window.seen = []; new MutationObserver(() => seen.push(document.getElementById('state').textContent))
+                 .observe(document.getElementById('state'), {childList: true, characterData: true, subtree: true});
+             return null",
+        );
+        daemon::signal(role(&host, role_name), "KILL");
+        let seen = || browser.script("return window.seen").to_string();
+        wait("the page says so", STEP_MAX, || seen().contains(away));
+        wait("it goes on", FIRST_FRAME_MAX, || {
+            text(&browser, "state") == "connected" && frame_number(&browser) > before + 12
+        });
+        println!("{role_name} killed at frame {before}: {}, now frame {}", seen(), frame_number(&browser));
+    }
+    stop(&browser);
 }
 
 #[test]
