@@ -62,7 +62,8 @@ async function send() {
     throw error;
   }
   $("preview-index").max = String(upload.frames - 1);
-  $("preview-index").value = "0";
+  // The middle tells more than the beginning, where nothing has moved yet.
+  $("preview-index").value = String(Math.floor(upload.frames / 2));
   $("preview-index").disabled = upload.frames < 2;
   check();
   if (!$("apply").disabled) $("apply").checked = true;

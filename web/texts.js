@@ -60,7 +60,7 @@ const EN = {
   "prompts.motion_vectors": "motion vectors",
   "prompts.pose": "pose",
   "prompts.some": "This model is led by: {kinds}. Any upload can also be continued.",
-  "prompts.none": "This model takes no video prompts. An upload can be continued, and edges can be previewed.",
+  "prompts.none": "This model takes no video prompts. An upload can be continued, and what would be taken from it can be looked at.",
   "prompts.unavailable": "{kind} (unavailable)",
   "prompts.missing.canny": "Edges are unavailable in this version.",
   "prompts.missing.motion_vectors": "Motion vectors are unavailable in this version.",

@@ -262,7 +262,7 @@ pub enum ServerMessage {
         resumed: bool,
         /// Number of the newest control that was accepted; the next one must be above it.
         seq: u32,
-        vocabulary: Vocabulary,
+        vocabulary: Box<Vocabulary>,
     },
     /// The generation waits for `position - 1` others.
     Queued {
