@@ -1,5 +1,5 @@
-//! What handlers take out of a request: its query as a map, its path, and who asks for what; a problem instead of axum's
-//! own answer if it is not there.
+//! What handlers take out of a request: its query as a map, its path, and who asks for what; a problem instead of
+//! axum's own answer if it is not there.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -6,7 +6,6 @@ use std::path::Path;
 use super::DecodeError;
 use super::clip::Picture;
 use super::scale;
-use crate::compute::cpu::CpuExecutor;
 use crate::model::ModelError;
 use crate::model::judges::{self, Judges, Part, Small};
 use crate::model::video_prompt::{self, Joint, control_pictures, pose_picture};
@@ -54,10 +53,8 @@ impl Extractor {
     }
 }
 
-/// One thread: the process lives for this job, and others wait for the processor, too.
 fn load(files: &JudgeFiles) -> Result<Judges, ModelError> {
-    let bytes = (files.config.as_slice(), files.weights.clone());
-    Judges::from_bytes(Path::new(judges::FOLDER), Part::Pose, bytes, Box::new(CpuExecutor::new(1)?))
+    Judges::from_bytes(Path::new(judges::FOLDER), Part::Pose, &files.config, files.weights.clone())
 }
 
 /// The pose of the figure in a picture of any size. The judge looks at multiples of its own size only; another picture

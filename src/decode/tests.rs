@@ -1,11 +1,10 @@
 //! Tests of the decoder: real files of every kind, and files that lie.
 
 use super::*;
-use crate::compute::cpu::CpuExecutor;
 use crate::frame::Pictures;
 use crate::model::judges::{Judges, Part as JudgePart};
 use crate::model::video_prompt::{self, control_pictures};
-use crate::proto::decode::{Extraction, Media, Part};
+use crate::proto::decode::{Extraction, JUDGE_FILES, Media, Part};
 use crate::sys::shm::Access;
 
 #[path = "../../tests/support/files.rs"]
@@ -111,8 +110,9 @@ fn judges() -> std::path::PathBuf {
 }
 
 fn judge_files() -> JudgeFiles {
-    let read = |name: String| std::fs::read(judges().join(name)).expect("a file of the judge");
-    JudgeFiles { config: read(JudgePart::Pose.config_file()), weights: read(JudgePart::Pose.weights_file()) }
+    let read = |name: &str| std::fs::read(judges().with_file_name(name)).expect("a file of the judge");
+    let [config, weights] = JUDGE_FILES;
+    JudgeFiles { config: read(config), weights: read(weights) }
 }
 
 #[test]
@@ -120,8 +120,8 @@ fn what_is_extracted_is_what_the_model_takes_for_control_pictures() {
     let shape = Shape { width: 320, height: 192, fps: 24 };
     let frame = |png: &[u8]| video_prompt::Picture::new(320, 192, pixels(png)).expect("a frame");
     let frames = WALK.map(frame);
-    let executor = Box::new(CpuExecutor::new(1).expect("a thread"));
-    let mut judges = Judges::load(&judges(), &[JudgePart::Pose], executor).expect("the judge loads");
+    let JudgeFiles { config, weights } = judge_files();
+    let mut judges = Judges::from_bytes(&judges(), JudgePart::Pose, &config, weights).expect("the judge loads");
     for extraction in Extraction::ALL {
         let job = Job::Pictures { extraction: Some(extraction), shape, count: 2, last: false };
         let block = work_with(&walk(), job, Some(&judge_files())).expect("two frames");
@@ -168,6 +168,8 @@ fn poses_need_their_judge_and_say_so() {
     assert!(chain(&error).contains("judges/pose"), "{}", chain(&error));
     let (about, _) = shared_picture(work_with(&walk(), preview(), Some(&judge_files())).expect("a pose"));
     assert_eq!((about.width, about.height), (320, 192));
+    let names = [JudgePart::Pose.config_file(), JudgePart::Pose.weights_file()];
+    assert_eq!(names.map(|name| format!("{}/{name}", crate::model::judges::FOLDER)), JUDGE_FILES);
 }
 
 #[test]

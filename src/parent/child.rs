@@ -121,8 +121,8 @@ impl Drop for RoleProcess {
     }
 }
 
-/// Starts `program` again as `role` with `link` as its link to whoever asked, and `input` to read. Answers where its log
-/// lines arrive, too.
+/// Starts `program` again as `role` with `link` as its link to whoever asked, and `input` to read. Answers where its
+/// log lines arrive, too.
 pub fn start(
     role: Role,
     program: &Path,

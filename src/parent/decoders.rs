@@ -12,8 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::child;
 use crate::exit::chain;
-use crate::model::judges::{FOLDER, Part};
-use crate::proto::decode::JudgeFiles;
+use crate::proto::decode::{JUDGE_FILES, JudgeFiles};
 use crate::proto::limits::JUDGE_BYTES_MAX;
 use crate::sys::log;
 use crate::sys::sandbox::{DECODER_USER_VARIABLE, Reach, Role};
@@ -91,13 +90,12 @@ impl Decoders {
 /// The pose judge of a model's folder, to be read by a decoder; nothing if the folder has none.
 fn judge(model: &Path, user: Option<&Identity>) -> io::Result<Stdio> {
     let model = Reach::new(model)?;
-    let folder = model.path().join(FOLDER);
+    let [config, weights] = JUDGE_FILES.map(|name| model.path().join(name));
     let read = || -> io::Result<Option<JudgeFiles>> {
-        if !Part::Pose.is_in(&folder) {
+        if !config.is_file() || !weights.is_file() {
             return Ok(None);
         }
-        let [config, weights] = [Part::Pose.config_file(), Part::Pose.weights_file()];
-        Ok(Some(JudgeFiles { config: whole(&folder.join(config))?, weights: whole(&folder.join(weights))? }))
+        Ok(Some(JudgeFiles { config: whole(&config)?, weights: whole(&weights)? }))
     };
     // With the rights of whoever may read the model, not with those of this process.
     let Some(files) = user::acting_as(user, read).map_err(io::Error::other)?? else { return Ok(Stdio::null()) };

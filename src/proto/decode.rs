@@ -75,6 +75,9 @@ pub struct Shape {
     pub fps: u32,
 }
 
+/// Names of the files of the network that finds a figure's joints, in a model's folder.
+pub const JUDGE_FILES: [&str; 2] = ["judges/pose/config.json", "judges/pose/diffusion_pytorch_model.safetensors"];
+
 /// The files of the network that finds a figure's joints, as the model's folder has them. A decoder opens no file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JudgeFiles {

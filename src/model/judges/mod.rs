@@ -14,6 +14,7 @@ use std::sync::Arc;
 use super::ModelError;
 use super::video_prompt::{Joint, Picture, pose_picture};
 use super::weights::Loader;
+use crate::compute::cpu::CpuExecutor;
 use crate::compute::{DType, Executor, StateId, StateLayout};
 use config::JudgeConfig;
 pub use config::{HEIGHT, WIDTH};
@@ -89,20 +90,15 @@ impl Judges {
         Judges::prepare(loader, read, executor)
     }
 
-    /// One judge from the bytes of its two files, for a process that opens none. `dir` is where they came from, for
-    /// messages. Errors: as [`Judges::load`].
-    pub fn from_bytes(
-        dir: &Path,
-        part: Part,
-        (config, weights): (&[u8], Vec<u8>),
-        executor: Box<dyn Executor>,
-    ) -> Result<Judges, ModelError> {
+    /// One judge from the bytes of its two files, for a process that opens none, on one thread of the processor. `dir`
+    /// is where they came from, for messages. Errors: as [`Judges::load`].
+    pub fn from_bytes(dir: &Path, part: Part, config: &[u8], weights: Vec<u8>) -> Result<Judges, ModelError> {
         let mut loader = Loader::new();
         let config = JudgeConfig::parse(dir, part, config)?;
         let path = dir.join(part.weights_file());
         let host = loader.file(part.name(), &path, weights, &network::expected(&config, part))?;
         let head = Head::new(&config, part, host, loader.set());
-        Judges::prepare(loader, vec![(part, config, head)], executor)
+        Judges::prepare(loader, vec![(part, config, head)], Box::new(CpuExecutor::new(1)?))
     }
 
     fn prepare(
