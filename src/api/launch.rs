@@ -328,3 +328,29 @@ fn share(bytes: &[u8]) -> Result<OwnedFd, Refusal> {
     memory.write(0, bytes);
     memory.read_only_fd().map_err(|e| Refusal::internal(&e))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_video_prompt_needs_a_model_that_takes_it_and_what_finds_it() {
+        let words = |list: &[&str]| list.iter().map(|w| w.to_string()).collect();
+        let all = ["canny", "motion_vectors", "pose"];
+        let vocabulary = |takes: &[&str], finds: &[&str]| Vocabulary {
+            video_prompts: words(takes),
+            extractions: words(finds),
+            ..Vocabulary::default()
+        };
+        let check = |kind: &str, vocabulary: &Vocabulary| {
+            let prompt = VideoPrompt { kind: kind.to_string(), upload: "x".to_string() };
+            check_video_prompt(&prompt, vocabulary).map_err(|r| (r.problem.code.clone(), r.problem.detail.clone()))
+        };
+        assert_eq!(check("pose", &vocabulary(&all, &all)), Ok(Extraction::Pose));
+        let (code, detail) = check("pose", &vocabulary(&all, &all[..2])).expect_err("there is no judge");
+        assert!(code == "video_prompts_unsupported" && detail.contains("no pose judge"), "{code}: {detail}");
+        let (code, detail) = check("pose", &vocabulary(&all[..1], &all)).expect_err("not trained for it");
+        assert!(code == "video_prompts_unsupported" && detail.contains("not trained"), "{code}: {detail}");
+        assert_eq!(check("sobel", &vocabulary(&all, &all)).expect_err("no such kind").0, "invalid_field");
+    }
+}
