@@ -116,7 +116,8 @@ function card(item) {
   const video = item.links.video;
   const open = () => (video ? actions.watch(item) : actions.resume(item));
   const label = t(video ? "history.watch" : "history.open", { prompt: item.prompt });
-  const seconds = (item.frames / item.fps).toFixed(1);
+  // A world has no length of its own, only what was played of it.
+  const seconds = ((item.frames || item.frame_count) / item.fps).toFixed(1);
   const poster = element("button", { type: "button", className: video ? "poster film" : "poster", ariaLabel: label }, image,
     element("span", { className: "badge", textContent: t(`kind.${item.kind}`) }),
     element("span", { className: "badge length", textContent: t("history.seconds", { seconds }) }));

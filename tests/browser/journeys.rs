@@ -56,6 +56,8 @@ fn journey(browser: &Browser, base: &str, name: &str) {
     let (world, kind) = cards(browser).into_iter().find(|c| c.1 == "session").expect("the world");
     assert_eq!(kind, "session");
     browser.screenshot(&screenshots().join(format!("{name}-history.png")));
+    let lengths = "return [...document.querySelectorAll('#clips .length')].map((l) => parseFloat(l.textContent) > 1)";
+    assert_eq!(browser.script(lengths), json!([true, true]), "each tells how much was played");
     act(browser, &world, "Replay");
     let playing = "const v = document.getElementById('clip'); return !v.hidden && v.readyState >= 2";
     wait("the replay is made and plays", Duration::from_secs(120), || browser.script(playing) == Value::Bool(true));
