@@ -7,8 +7,10 @@ mod daemon;
 mod files;
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
 
 use daemon::{Daemon, PATIENCE};
 use futures_util::{SinkExt, StreamExt};
@@ -164,6 +166,86 @@ fn uploads_are_read_by_a_process_of_their_own_and_continued_by_the_model() {
         let reply = host.post("/api/v1/generate", &with("video_prompt", prompt));
         assert_eq!((reply.status, &reply.json()["code"]), (422, &json!("video_prompts_unsupported")), "{kind}");
     }
+    confined_decoders(&host);
+}
+
+/// A copy of the model with the judges that training starts with, or with none.
+fn model_folder(name: &str, judges: bool) -> daemon::TempDir {
+    let dir = daemon::TempDir::new(name);
+    copy(&daemon::model_dir(), &dir.0);
+    let own = dir.0.join("judges");
+    if own.exists() {
+        fs::remove_dir_all(&own).expect("a copy of our own");
+    }
+    if judges {
+        copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("training/start/judges"), &own);
+    }
+    dir
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("the temporary directory is writable");
+    for entry in fs::read_dir(from).expect("a folder").flatten() {
+        let to = to.join(entry.file_name());
+        match entry.path().is_dir() {
+            true => copy(&entry.path(), &to),
+            false => drop(fs::copy(entry.path(), &to).expect("a file that can be read")),
+        }
+    }
+}
+
+#[test]
+fn poses_are_taken_from_pictures_where_the_model_has_what_finds_them() {
+    const WALK: [&[u8]; 2] = [include_bytes!("data/walk_0.png"), include_bytes!("data/walk_1.png")];
+    let files = WALK.map(|file| ("walk.png", file.to_vec()));
+    let upload = |host: &Daemon| {
+        let (status, upload) =
+            send(host, "/api/v1/uploads", "multipart/form-data; boundary=XX", &files::form("XX", &files));
+        assert_eq!(status, 201, "{upload}\n{}", host.log());
+        upload
+    };
+    let preview = |host: &Daemon, upload: &Value, kind: &str| {
+        let link = upload["links"]["preview"].as_str().expect("a link");
+        host.get(&format!("{link}?index=1&type={kind}")).expect("an answer")
+    };
+    let folder = model_folder("with-judges", true);
+    let host = Daemon::start_on("poses", "cpu", &folder.0);
+    let walk = upload(&host);
+    assert_eq!(walk["previews"], json!(["canny", "motion_vectors", "pose"]));
+    for kind in ["canny", "motion_vectors", "pose"] {
+        let reply = preview(&host, &walk, kind);
+        assert_eq!(
+            (reply.status, &reply.body[..2]),
+            (200, &b"\xff\xd8"[..]),
+            "{kind}: {}\n{}",
+            reply.text(),
+            host.log()
+        );
+    }
+    let reply = preview(&host, &walk, "pose");
+    let image = turbojpeg::decompress(&reply.body, turbojpeg::PixelFormat::RGB).expect("a JPEG");
+    let lit = image.pixels.chunks(3).filter(|p| p.iter().any(|v| *v > 100)).count();
+    assert!((100..10_000).contains(&lit), "limbs on black: {lit} pixels");
+    confined_decoders(&host);
+    // What is there and broken is as good as none; the log says why.
+    fs::write(folder.0.join("judges/pose/config.json"), "{}").expect("our own copy");
+    let reply = preview(&host, &walk, "pose");
+    assert_eq!((reply.status, &reply.json()["code"]), (422, &json!("video_prompts_unsupported")), "{}", reply.text());
+    host.wait_until("the log says why", |d| d.log().contains("use the pose judge: judges/pose/config.json"));
+    drop(host);
+
+    let folder = model_folder("without-judges", false);
+    let host = Daemon::start_on("no-poses", "cpu", &folder.0);
+    let walk = upload(&host);
+    assert_eq!(walk["previews"], json!(["canny", "motion_vectors"]));
+    let problem = preview(&host, &walk, "pose").json();
+    assert_eq!((&problem["code"], &problem["field"]), (&json!("video_prompts_unsupported"), &json!("type")));
+    assert_eq!(problem["allowed"], json!("canny, motion_vectors"));
+    assert!(problem["detail"].as_str().is_some_and(|d| d.contains("has no pose judge (judges/pose)")), "{problem}");
+}
+
+/// The decoders so far said what protects them, and none fell over.
+fn confined_decoders(host: &Daemon) {
     let log = host.log();
     assert!(!log.contains("panicked"), "{log}");
     if let Some(line) = log.lines().find(|l| l.contains("protections of decoder")) {

@@ -32,7 +32,7 @@ fn a_generation_becomes_a_video_with_every_frame() {
             panic!("hello comes first")
         };
         assert_eq!((session, width, height, interactive), (reply.id.clone(), 96, 64, false));
-        assert_eq!(vocabulary, support::peer::vocabulary());
+        assert_eq!(*vocabulary, support::peer::vocabulary());
         let bye = watch.message(|m| matches!(m, ServerMessage::Bye { .. }));
         assert!(matches!(bye, ServerMessage::Bye { reason } if reason == "done"));
         assert_eq!(watch.close_code(), 1000);

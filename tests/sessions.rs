@@ -228,6 +228,71 @@ fn generations_wait_in_a_queue_and_move_up() {
 }
 
 #[test]
+fn sessions_that_began_with_more_than_words_go_on_after_a_restart() {
+    let state = support::Scratch::new("kept-state");
+    let start = |name| Api::start_with(name, |config| config.state.directory = state.path().to_path_buf());
+    let kept = || std::fs::read_dir(state.path().join("sessions")).expect("a folder").count();
+    let mut api = start("before");
+    let peer = api.worker_up(Duration::from_millis(50));
+    let client = api.local();
+    let upload: Value = client
+        .send("POST", "/api/v1/uploads", &[("Content-Type", "video/mp4")], &support::files::mp4(96, 64, 6))
+        .json();
+    let prompt = json!({"type": "canny", "upload": upload["id"]});
+    let mut request = clip(200);
+    (request["video_prompt"], request["from"]) = (prompt, upload["id"].clone());
+    let led = client.generate(&request).id;
+    request["interactive"] = json!(true);
+    let played = client.generate(&request).id;
+    let control = json!({"session": played, "seq": 1, "keys": ["W"], "instruction": "a storm begins"});
+    assert_eq!(client.post("/api/v1/control", &control).status, 200);
+    let replay = |client: &Client| client.post(&format!("/api/v1/sessions/{played}/replay"), &json!({}));
+    eventually("enough of it is there to be made again", || {
+        client.status(&played).frame_count > 12 && replay_frames(&client, &played) > 10
+    });
+    let again: GenerateReply = replay(&client).json();
+    eventually("all of them are at work", || peer.asked.lock().expect("no panic").leads.len() == 3);
+    // What they need is theirs: the upload may go.
+    assert_eq!(delete(&client, &format!("/api/v1/uploads/{}", upload["id"].as_str().expect("an id"))).status, 204);
+    let before = peer.asked.lock().expect("no panic").scripts.clone();
+    api.hand_over();
+    peer.kill();
+    assert_eq!(kept(), 3 + 2 + 2 + 3, "records, and what each began with");
+
+    let mut api = start("after");
+    let peer = api.worker_up(Duration::ZERO);
+    let client = api.local();
+    eventually("they open again", || peer.asked.lock().expect("no panic").opened.len() == 3);
+    let asked = peer.asked.lock().expect("no panic");
+    let opened: Vec<_> = asked.opened.iter().map(|o| (o.session, o.from_pictures, o.keep_tick, o.replay)).collect();
+    assert_eq!(opened, [(1, true, false, false), (2, false, true, false), (3, true, false, true)]);
+    assert_eq!(asked.opened[1].instruction.as_deref(), Some("a storm begins"));
+    assert!(asked.opened.iter().all(|o| o.video_prompt.as_deref() == Some("canny")));
+    assert_eq!(asked.leads, [1, 2, 3].map(|n| (n, 6, (96, 64))));
+    assert_eq!(asked.origins, [1, 3].map(|n| (n, 6, (96, 64))));
+    assert_eq!(asked.scripts, before, "the same trace");
+    drop(asked);
+    for id in [&led, &again.id] {
+        eventually("it is done", || client.status(id).state == State::Done);
+        assert_eq!(client.get(&format!("/api/v1/videos/{id}/content")).status, 200);
+    }
+    assert_eq!(client.status(&again.id).frames, client.status(&again.id).frame_count as u32);
+    let seen = client.status(&played).frame_count;
+    eventually("the one that is played goes on", || client.status(&played).frame_count > seen);
+    // It still knows what it began with.
+    assert_eq!(replay(&client).status, 202);
+    delete(&client, &format!("/api/v1/sessions/{played}"));
+    api.settle();
+    eventually("nothing is kept of what has ended", || kept() == 0);
+}
+
+/// Frames that a replay of a session would have now.
+fn replay_frames(client: &Client, id: &str) -> u64 {
+    let shown: SessionReply = client.get(&format!("/api/v1/sessions/{id}")).json();
+    shown.value.map_or(0, |value| value.tick)
+}
+
+#[test]
 fn a_request_sent_twice_begins_one_session() {
     let (api, peer) = Api::with_peer("twice");
     let client = api.local();

@@ -43,6 +43,12 @@ fn a_clip_and_pictures_are_taken_listed_shown_and_deleted() {
         let path = format!("{}{query}", clip.links.preview);
         assert_eq!(client.send("GET", &path, &[("If-None-Match", &tag)], b"").status, 304);
     }
+    assert_eq!(clip.previews, ["canny", "motion_vectors"]);
+    let pose = client.get(&format!("{}?type=pose", clip.links.preview));
+    assert_eq!(pose.status, 422);
+    let problem = pose.problem();
+    assert_eq!((problem.code.as_str(), problem.field.as_deref()), ("video_prompts_unsupported", Some("type")));
+    assert!(problem.detail.contains("has no pose judge"), "{}", problem.detail);
     for (query, field) in [("index=12", "index"), ("index=x", "index"), ("type=sobel", "type"), ("kind=x", "kind")] {
         let problem = client.get(&format!("{}?{query}", clip.links.preview)).problem();
         assert_eq!(problem.field.as_deref(), Some(field), "{query}");

@@ -144,12 +144,26 @@ async function begin(path, body, interactive) {
     refresh();
     throw error;
   }
+  watch(reply, interactive);
+}
+
+/** Shows a session from now on, and steers it if it can be. */
+function watch(reply, interactive) {
   hideClip();
   session = new Session(reply, interactive, events);
   steerSession(session);
   session.connect();
   for (const field of ["weather", "lighting", "effects"]) $(field).value = "";
   go(interactive ? "control" : "generate", interactive ? "viewport" : "cancel");
+}
+
+/** Goes back to a world that still runs: this page was closed, or another one began it. */
+async function join(item) {
+  if (session?.id === item.id) return go("control", "viewport");
+  if (session) await stop();
+  say("connecting");
+  busy(true, true);
+  return watch(item, true);
 }
 
 async function stop() {
@@ -218,6 +232,7 @@ function hideClip() {
 }
 
 const fromHistory = {
+  join,
   watch: watchClip,
   resume: (item) => begin(`/api/v1/sessions/${item.id}/fork`, {}, true),
   fork: (item) => {
@@ -248,8 +263,8 @@ function prepareForms() {
     $("prompt-count").textContent = `${[...$("prompt").value].length} / 2000`;
     if ($("prompt").value.trim()) checkPrompt();
   });
-  for (const idea of ideas) {
-    const button = element("button", { type: "button", className: "idea", textContent: idea });
+  for (const [name, idea] of ideas) {
+    const button = element("button", { type: "button", className: "idea", textContent: t(name), title: idea });
     button.addEventListener("click", () => {
       $("prompt").value = idea;
       $("prompt").dispatchEvent(new Event("input"));

@@ -10,10 +10,21 @@ export function element(name, properties = {}, ...children) {
   return made;
 }
 
-/** Fills a select with [value, text] pairs and keeps its choice if it is still there. */
+/** A picture of lines on a field of 24 x 24. */
+export function icon(path) {
+  const [svg, line] = ["svg", "path"].map((name) => document.createElementNS("http://www.w3.org/2000/svg", name));
+  svg.setAttribute("viewBox", "0 0 24 24");
+  svg.setAttribute("aria-hidden", "true");
+  line.setAttribute("d", path);
+  svg.append(line);
+  return svg;
+}
+
+/** Fills a select with [value, text, disabled] and keeps its choice if it is still there. */
 export function options(select, pairs) {
   const before = select.value;
-  select.replaceChildren(...pairs.map(([value, text]) => element("option", { value, textContent: text })));
+  const option = ([value, text, disabled = false]) => element("option", { value, textContent: text, disabled });
+  select.replaceChildren(...pairs.map(option));
   if (pairs.some(([value]) => String(value) === before)) select.value = before;
 }
 

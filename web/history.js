@@ -1,16 +1,24 @@
 // The history: stored clips, worlds, moments and replays as cards, page by page.
 import { json, objectUrl } from "./api.js";
-import { $, element, options, report, toast } from "./dom.js";
+import { $, element, icon, options, report, toast } from "./dom.js";
 import { t } from "./texts.js";
 
 const PAGE = 24;
 const KINDS = ["all", "clip", "session", "snapshot", "replay"];
+const SURE_MS = 4000; // how long a second click deletes
+const ENDED = ["done", "cancelled", "failed"];
+const ICONS = {
+  fork: "M6 8.500v12M6 3.500a2.500 2.500 0 1 0 .01 0M18 3.500a2.500 2.500 0 1 0 .01 0M18 8.500c0 6-12 2-12 8",
+  replay: "M4 12a8 8 0 1 0 2.600-5.900L4 8.500M4 4v4.500h4.500M10.500 9.500v5l4-2.500z",
+  download: "M12 4v11M7.500 11l4.500 4.500 4.500-4.500M5 20h14",
+  delete: "M5 7h14M10 7V4.500h4V7M7 7l.8 12.500h8.400L17 7M10.500 10.500v6M13.500 10.500v6",
+};
 
 let next = null;
 let generation = 0; // of the list: answers to an older one are dropped
 let actions = null;
 
-/** `does`: { watch(item), resume(item), fork(item), replay(item) } */
+/** `does`: { join(item), watch(item), resume(item), fork(item), replay(item) } */
 export function prepareHistory(does) {
   actions = does;
   options($("history-kind"), KINDS.map((k) => [k, t(`history.${k}`)]));
@@ -52,11 +60,54 @@ async function page() {
   }
   if (now !== generation) return;
   next = answer.next ?? null;
-  for (const item of answer.items) if (item.links.poster) $("clips").append(card(item));
+  for (const item of answer.items) {
+    if (item.links.poster) $("clips").append(card(item));
+    else if (item.interactive && !ENDED.includes(item.state)) $("clips").append(live(item));
+  }
   $("more").hidden = !next;
   const empty = $("clips").children.length === 0;
   $("history-state").hidden = !empty;
   $("history-state").textContent = empty ? t("history.empty") : "";
+}
+
+/** A card with its actions still to come. */
+function frame(item, poster, about) {
+  const links = element("div", { className: "links" });
+  const made = element("li", { className: "item" }, poster,
+    element("div", { className: "about" },
+      element("p", { className: "name", textContent: item.prompt, title: item.prompt }),
+      element("p", { className: "quiet", textContent: about })), links);
+  made.dataset.id = item.id;
+  made.dataset.kind = item.kind;
+  return [made, links];
+}
+
+/** What an action is called, by eye, by tooltip and by a screen reader; with a picture its name is not shown. */
+function named(control, item, key, picture) {
+  const text = t(key);
+  control.title = picture ? text : "";
+  control.ariaLabel = t("history.named", { action: text, prompt: item.prompt });
+  const name = element("span", { className: picture ? "unseen" : "", textContent: text });
+  control.replaceChildren(...(picture ? [icon(picture)] : []), name);
+  return control;
+}
+
+function action(item, key, picture, work) {
+  const button = element("button", { type: "button", className: picture ? "link icon" : "link main" });
+  button.addEventListener("click", () => Promise.resolve(work(button)).catch(report));
+  return named(button, item, key, picture);
+}
+
+/** A world that runs. */
+function live(item) {
+  const poster = element("button", {
+    type: "button", className: "poster dream", ariaLabel: t("history.joining", { prompt: item.prompt }),
+  }, element("span", { className: "badge now", textContent: t("history.live") }));
+  poster.addEventListener("click", () => actions.join(item).catch(report));
+  const { width, height, seed } = item;
+  const [made, links] = frame(item, poster, t("history.liveFacts", { width, height, seed, frames: item.frame_count }));
+  links.append(action(item, "history.join", null, () => actions.join(item)));
+  return made;
 }
 
 function card(item) {
@@ -65,49 +116,49 @@ function card(item) {
   const video = item.links.video;
   const open = () => (video ? actions.watch(item) : actions.resume(item));
   const label = t(video ? "history.watch" : "history.open", { prompt: item.prompt });
-  const poster = element("button", { type: "button", className: "poster", ariaLabel: label }, image,
-    element("span", { className: "badge", textContent: t(`kind.${item.kind}`) }));
+  // A world has no length of its own, only what was played of it.
+  const seconds = ((item.frames || item.frame_count) / item.fps).toFixed(1);
+  const poster = element("button", { type: "button", className: video ? "poster film" : "poster", ariaLabel: label }, image,
+    element("span", { className: "badge", textContent: t(`kind.${item.kind}`) }),
+    element("span", { className: "badge length", textContent: t("history.seconds", { seconds }) }));
   poster.addEventListener("click", () => Promise.resolve(open()).catch(report));
-  const seconds = (item.frames / item.fps).toFixed(1);
-  const about = t("history.facts", { width: item.width, height: item.height, seconds, seed: item.seed });
-  const links = element("div", { className: "links" });
-  const act = (key, work) => {
-    const text = t(key);
-    const button = element("button", {
-      type: "button", className: "link", textContent: text,
-      ariaLabel: t("history.named", { action: text, prompt: item.prompt }),
-    });
-    button.addEventListener("click", () => Promise.resolve(work()).catch(report));
-    links.append(button);
-  };
-  act("history.continue", () => actions.resume(item));
-  act("history.fork", () => actions.fork(item));
-  if (item.kind !== "replay") act("history.replayIt", () => actions.replay(item));
+  const { width, height, seed } = item;
+  const [made, links] = frame(item, poster, t("history.facts", { width, height, seed }));
+  links.append(action(item, "history.continue", null, () => actions.resume(item)));
+  links.append(action(item, "history.fork", ICONS.fork, () => actions.fork(item)));
+  if (item.kind !== "replay") {
+    links.append(action(item, "history.replayIt", ICONS.replay, () => actions.replay(item)));
+  }
   if (video) links.append(download(item));
-  const made = element("li", { className: "item" }, poster,
-    element("div", { className: "about" },
-      element("p", { className: "name", textContent: item.prompt, title: item.prompt }),
-      element("p", { className: "quiet", textContent: about })), links);
-  made.dataset.id = item.id;
-  made.dataset.kind = item.kind;
-  act("history.delete", async () => {
-    await json("DELETE", `/api/v1/sessions/${item.id}`);
-    const after = made.nextElementSibling ?? made.previousElementSibling;
-    made.remove();
-    // Whoever deletes by keyboard goes on at the next card.
-    (after?.querySelector("button") ?? $("history-kind")).focus();
-    toast(t("history.deleted"), true);
-    if ($("clips").children.length === 0) await showHistory();
-  });
+  links.append(action(item, "history.delete", ICONS.delete, (button) => remove(item, made, button)));
   return made;
 }
 
+/** The first click asks, the second one deletes. */
+async function remove(item, made, button) {
+  if (!button.classList.contains("sure")) {
+    named(button, item, "history.sure", null);
+    button.classList.add("sure");
+    setTimeout(() => {
+      button.classList.remove("sure");
+      named(button, item, "history.delete", ICONS.delete);
+    }, SURE_MS);
+    return;
+  }
+  await json("DELETE", `/api/v1/sessions/${item.id}`);
+  const after = made.nextElementSibling ?? made.previousElementSibling;
+  made.remove();
+  // Whoever deletes by keyboard goes on at the next card.
+  (after?.querySelector("button") ?? $("history-kind")).focus();
+  toast(t("history.deleted"), true);
+  if ($("clips").children.length === 0) await showHistory();
+}
+
 function download(item) {
-  const text = t("history.download");
   const link = element("a", {
-    className: "link", href: item.links.video, download: `gamegend-${item.id}.mp4`, textContent: text,
-    ariaLabel: t("history.named", { action: text, prompt: item.prompt }),
+    className: "link icon", href: item.links.video, download: `gamegend-${item.id}.mp4`,
   });
+  named(link, item, "history.download", ICONS.download);
   link.addEventListener("click", async (event) => {
     if (link.href.startsWith("blob:")) return;
     const url = await objectUrl(item.links.video);

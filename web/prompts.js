@@ -7,6 +7,7 @@ const KINDS = ["canny", "motion_vectors", "pose"];
 
 let upload = null;
 let known = []; // kinds that the model takes
+let possible = []; // kinds that can be taken from an upload
 
 /** What the next request says about the upload, if it is to be applied. */
 export function videoPrompt() {
@@ -18,19 +19,23 @@ export function videoPrompt() {
 /** The model's kinds of video prompts. */
 export function learnPrompts(vocabulary) {
   known = vocabulary.video_prompts ?? [];
+  possible = vocabulary.extractions ?? KINDS;
   const kinds = known.map((k) => t(`prompts.${k}`)).join(", ");
   $("prompt-support").textContent = known.length ? t("prompts.some", { kinds }) : t("prompts.none");
-  if ($("prompt-type").options.length === 0) {
-    options($("prompt-type"), ["continue", ...KINDS].map((k) => [k, t(`prompts.${k}`)]));
-    $("prompt-type").value = known[0] ?? "continue";
-  }
+  const missing = KINDS.filter((k) => !possible.includes(k));
+  $("prompt-missing").textContent = missing.map((k) => t(`prompts.missing.${k}`)).join(" ");
+  $("prompt-missing").hidden = missing.length === 0;
+  const fresh = $("prompt-type").options.length === 0;
+  const label = (k) => (missing.includes(k) ? t("prompts.unavailable", { kind: t(`prompts.${k}`) }) : t(`prompts.${k}`));
+  options($("prompt-type"), ["continue", ...KINDS].map((k) => [k, label(k), missing.includes(k)]));
+  if (fresh) $("prompt-type").value = known.find((k) => possible.includes(k)) ?? "continue";
   check();
 }
 
 /** An upload that the model is not made for can be looked at, not applied. */
 function check() {
   const kind = $("prompt-type").value;
-  const fits = kind === "continue" || known.includes(kind);
+  const fits = kind === "continue" || (known.includes(kind) && possible.includes(kind));
   $("apply").disabled = !upload || !fits;
   if ($("apply").disabled) $("apply").checked = false;
   if (upload) {
@@ -57,7 +62,8 @@ async function send() {
     throw error;
   }
   $("preview-index").max = String(upload.frames - 1);
-  $("preview-index").value = "0";
+  // The middle tells more than the beginning, where nothing has moved yet.
+  $("preview-index").value = String(Math.floor(upload.frames / 2));
   $("preview-index").disabled = upload.frames < 2;
   check();
   if (!$("apply").disabled) $("apply").checked = true;
@@ -86,7 +92,7 @@ async function preview() {
   } catch (error) {
     if (turn !== asked) return;
     shown.removeAttribute("src");
-    $("upload-state").textContent = t("prompts.noPreview", { kind: t(`prompts.${kind}`) });
+    $("upload-state").textContent = error.message;
     if (error.code !== "video_prompts_unsupported") report(error);
   }
 }

@@ -33,10 +33,6 @@ impl Hub {
     }
 
     fn bring_back(self: &Arc<Hub>, checkpoint: Checkpoint) -> Result<(), String> {
-        // A checkpoint has no pictures and no second trace: without them its frames would be others.
-        if let Some(lost) = checkpoint.record.spec.needs_more() {
-            return Err(format!("{lost} went with the last api"));
-        }
         let (feed, told) = mpsc::channel();
         let session = Session::restore(checkpoint, feed, self.counters.clone()).map_err(|e| chain(&e))?;
         self.insert(&mut self.sessions(), &Arc::new(session), told).map_err(|e| e.to_string())
@@ -49,12 +45,26 @@ impl Hub {
         }
     }
 
+    /// Writes down what the session begins with, once.
+    pub(super) fn write_inputs(&self, session: &Session) {
+        if let Some(journal) = &self.journal {
+            journal.write_inputs(&session.spec.id, &session.inputs());
+        }
+    }
+
+    /// Nothing of the session need come back.
+    pub(super) fn unwrite(&self, session: &Session) {
+        if let Some(journal) = &self.journal {
+            journal.remove(&session.spec.id);
+        }
+    }
+
     pub(super) fn write_down(&self, session: &Session, always: bool) {
         let Some(journal) = &self.journal else { return };
         if let Some((record, snapshot)) = session.checkpoint(always) {
             journal.write(&record, snapshot.as_deref());
             if session.state().is_final() {
-                journal.remove(&session.spec.id);
+                self.unwrite(session);
             }
         }
     }

@@ -23,7 +23,7 @@ pub struct Decoders {
 }
 
 /// What a job gave.
-pub enum Decoded {
+enum Decoded {
     /// A picture file, and what it was taken from.
     Picture(About, Vec<u8>),
     /// A block of pictures.
@@ -38,7 +38,7 @@ impl Decoders {
 
     /// Runs one job on `file`. Errors: `upload_refused` if the files are not what they should be, `not_found` about
     /// `index`, `video_prompts_unsupported`, `decoder_unavailable`.
-    pub async fn run(&self, file: File, parts: Vec<Part>, job: Job) -> Result<Decoded, Refusal> {
+    async fn run(&self, file: File, parts: Vec<Part>, job: Job) -> Result<Decoded, Refusal> {
         let busy = || Refusal::new("decoder_unavailable", "Other pictures are being read.").retry_after(2);
         let waited = tokio::time::timeout(DECODER_WAIT_MAX, self.room.acquire()).await;
         let _permit = waited.map_err(|_| busy())?.map_err(|_| busy())?;
@@ -46,6 +46,26 @@ impl Decoders {
         let parent = self.parent.clone();
         blocking(move || work(&parent, &file, parts, job)).await?
     }
+
+    /// The same for a job whose answer is a picture.
+    pub async fn picture(&self, file: File, parts: Vec<Part>, job: Job) -> Result<(About, Vec<u8>), Refusal> {
+        match self.run(file, parts, job).await? {
+            Decoded::Picture(about, bytes) => Ok((about, bytes)),
+            Decoded::Pictures(_) => Err(nonsense()),
+        }
+    }
+
+    /// The same for a job whose answer is a block of pictures.
+    pub async fn pictures(&self, file: File, parts: Vec<Part>, job: Job) -> Result<Arc<OwnedFd>, Refusal> {
+        match self.run(file, parts, job).await? {
+            Decoded::Pictures(fd) => Ok(fd),
+            Decoded::Picture(..) => Err(nonsense()),
+        }
+    }
+}
+
+fn nonsense() -> Refusal {
+    Refusal::new("upload_refused", "The decoder's answer makes no sense.")
 }
 
 fn work(parent: &Link, file: &File, parts: Vec<Part>, job: Job) -> Result<Decoded, Refusal> {
@@ -70,7 +90,6 @@ fn work(parent: &Link, file: &File, parts: Vec<Part>, job: Job) -> Result<Decode
 
 /// Copies what a decoder gave out of its memory, sizes checked: it met the files and may be anybody's by now.
 fn take(answer: FromDecoder, fd: Option<OwnedFd>) -> Result<Decoded, Refusal> {
-    let nonsense = || Refusal::new("upload_refused", "The decoder's answer makes no sense.");
     match (answer, fd) {
         (FromDecoder::Picture { about, bytes }, Some(fd)) => {
             let memory = SharedMemory::from_fd(fd, Access::ReadOnly).map_err(|e| Refusal::internal(&e))?;
@@ -94,9 +113,7 @@ fn take(answer: FromDecoder, fd: Option<OwnedFd>) -> Result<Decoded, Refusal> {
             let detail = format!("There are pictures 0 to {last}.");
             Err(Refusal::new("not_found", detail).about("index", format!("0 to {last}")))
         }
-        (FromDecoder::Unsupported, _) => {
-            Err(Refusal::new("video_prompts_unsupported", "This program cannot take that from pictures."))
-        }
+        (FromDecoder::NoJudge, _) => Err(Refusal::no_pose()),
         _ => Err(nonsense()),
     }
 }

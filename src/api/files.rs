@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
 use super::limits::FILE_PIECE_BYTES;
 use super::refusal::Refusal;
+use crate::proto::decode;
 use crate::store::Object;
 
 /// What a `Range` header asks of an object.
@@ -72,11 +73,16 @@ async fn send_file(file: File, about: &About<'_>, headers: &HeaderMap) -> Result
     finish(response, about)
 }
 
-/// Sends a picture that was made for this request but would be the same for every other.
-pub fn send_bytes(bytes: Vec<u8>, about: &About<'_>, headers: &HeaderMap) -> Result<Response, Refusal> {
+/// Sends a picture that a decoder makes for this request but that would be the same for every other: it makes none for
+/// a client that has it.
+pub async fn send_decoded(
+    about: &About<'_>,
+    headers: &HeaderMap,
+    make: impl AsyncFnOnce() -> Result<(decode::About, Vec<u8>), Refusal>,
+) -> Result<Response, Refusal> {
     match is_known(headers, about.tag) {
         true => finish(StatusCode::NOT_MODIFIED.into_response(), about),
-        false => finish(bytes.into_response(), about),
+        false => finish(make().await?.1.into_response(), about),
     }
 }
 

@@ -18,7 +18,7 @@ use super::pump::{self, Archive};
 use super::rate::{self, Left, Rates};
 use super::refusal::{Refusal, chain};
 use super::resume::Places;
-use super::session::{Feed, Inputs, Session, Spec, links, stored_as};
+use super::session::{Feed, Inputs, Session, Spec, stored_status};
 use super::worker::{Order, Worker};
 use crate::config::Config;
 use crate::frame::RingReader;
@@ -159,13 +159,25 @@ impl Hub {
         let (feed, told) = mpsc::channel();
         let session = Session::new(spec, inputs, feed, self.counters.clone()).map_err(|e| Refusal::internal(&e))?;
         let session = Arc::new(session);
+        // Before anybody waits for a lock: these can be megabytes.
+        self.write_inputs(&session);
+        match self.let_in(&session, told) {
+            Ok(()) => Ok(session),
+            Err(refusal) => {
+                self.unwrite(&session);
+                Err(refusal)
+            }
+        }
+    }
+
+    fn let_in(self: &Arc<Hub>, session: &Arc<Session>, told: mpsc::Receiver<Feed>) -> Result<(), Refusal> {
         let desk = self.desk();
         let mut sessions = self.sessions();
         self.has_room(&sessions, session.is_interactive())?;
-        self.insert(&mut sessions, &session, told).map_err(|e| Refusal::internal(&e))?;
-        self.write_down(&session, true);
+        self.insert(&mut sessions, session, told).map_err(|e| Refusal::internal(&e))?;
+        self.write_down(session, true);
         self.call_up(&desk, &mut sessions);
-        Ok(session)
+        Ok(())
     }
 
     /// Starts the session's thread and makes it known; it waits for its turn.
@@ -320,9 +332,7 @@ impl Hub {
 
     /// The session's thread is through with it.
     fn ended(&self, session: &Session) {
-        if let Some(journal) = &self.journal {
-            journal.remove(&session.spec.id);
-        }
+        self.unwrite(session);
         let desk = self.desk();
         let mut sessions = self.sessions();
         sessions.by_number.remove(&session.spec.number);
@@ -338,7 +348,7 @@ impl Hub {
         }
         self.call_up(&desk, &mut sessions);
         drop((desk, sessions));
-        log::info!("session {}: {}", session.spec.id, state_word(session.state()));
+        log::info!("session {}: {}", session.spec.id, session.state().name());
     }
 
     pub(super) fn live(&self) -> Vec<Arc<Session>> {
@@ -542,17 +552,6 @@ fn open(worker: &Worker, session: &Session) {
     }
 }
 
-fn state_word(state: State) -> &'static str {
-    match state {
-        State::Queued => "queued",
-        State::Running => "running",
-        State::Recovering => "recovering",
-        State::Done => "done",
-        State::Cancelled => "cancelled",
-        State::Failed => "failed",
-    }
-}
-
 fn worker_status(worker: &Worker) -> WorkerStatus {
     let about = worker.about.clone();
     WorkerStatus {
@@ -568,32 +567,5 @@ fn worker_status(worker: &Worker) -> WorkerStatus {
         parameters: about.parameters,
         vocabulary: about.vocabulary,
         stats: worker.stats.clone(),
-    }
-}
-
-fn stored_status(g: &Generation) -> SessionStatus {
-    SessionStatus {
-        id: g.id.clone(),
-        kind: g.kind,
-        state: State::Done,
-        queue_position: None,
-        progress: 1.0,
-        frame_count: u64::from(g.frames),
-        frames: g.frames,
-        interactive: g.kind == crate::proto::api::Kind::Session,
-        prompt: g.prompt.clone(),
-        width: g.width,
-        height: g.height,
-        fps: g.fps,
-        steps: g.steps,
-        seed: g.seed,
-        perspective: g.perspective.clone(),
-        from: g.from.clone(),
-        video_prompt: g.video_prompt.clone(),
-        created: g.created,
-        frames_per_second: 0.0,
-        viewers: 0,
-        error: None,
-        links: links(&g.id, stored_as(g.kind, true)),
     }
 }

@@ -3,19 +3,26 @@
 //! One file a session in the folder `sessions` of the state directory, replaced as a whole once a second:
 //!
 //! ```text
-//! ID.session    the record as one line of JSON, a line feed, then a snapshot as `frame::snapshot` lays it out, if any
+//! ID.session    the record as one line of JSON, a line feed, then the session's newest snapshot as `frame::snapshot`
+//!               lays it out, if there is one
+//! ID.origin     what it began with, written once before it opens: what it continues, the pictures of its video
+//! ID.lead       prompt, the trace that it plays back
+//! ID.script
 //! ```
 //!
-//! A file goes when its session ends. It outlives a killed process, not a power failure: nothing here waits for a disk.
+//! Files go when their session ends. They outlive a killed process, not a power failure: nothing here waits for a disk.
 //! A disk that is full costs the way back only: the session goes on, and the log says so once.
 
+use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::session::Spec;
+use super::session::{INPUTS, Inputs, Spec};
 use crate::frame::{RingError, SNAPSHOT_BYTES_MAX, Snapshot};
 use crate::proto::keys::Keys;
 use crate::proto::link::Environment;
@@ -26,6 +33,8 @@ use crate::sys::dir::Dir;
 const FOLDER: &str = "sessions";
 const ENDING: &str = ".session";
 const PARTIAL: &str = ".partial";
+/// Bytes that are copied at a time.
+const COPY_BYTES: usize = 1 << 20;
 /// A record is a prompt, an instruction and numbers around them.
 const RECORD_BYTES_MAX: usize = 64 * 1024;
 /// How often the sessions are written down: what a killed daemon sets them back by, at the most.
@@ -43,8 +52,8 @@ pub struct Record {
     /// Newest control that was accepted.
     pub accepted: u32,
     pub frame_count: u64,
-    /// True if the snapshot is of this session, false if it is what the session continues.
-    pub own: bool,
+    /// Names of what it began with, which are files beside this one.
+    pub began_with: Vec<String>,
     /// When this was written, in milliseconds since 1970 (UTC).
     pub written_ms: u64,
 }
@@ -52,8 +61,9 @@ pub struct Record {
 /// A session as it was written down.
 pub struct Checkpoint {
     pub record: Record,
-    /// Encoded, see [`Snapshot::encode`].
+    /// The session's own, encoded, see [`Snapshot::encode`].
     pub snapshot: Option<Vec<u8>>,
+    pub inputs: Inputs,
 }
 
 impl Record {
@@ -99,6 +109,17 @@ impl Journal {
         }
     }
 
+    /// Writes down what a session begins with. A failure is logged; the session would not come back.
+    pub fn write_inputs(&self, id: &str, inputs: &Inputs) {
+        for (name, fd) in inputs.named() {
+            let name = format!("{id}.{name}");
+            if let Err(e) = self.folder.create(&name).and_then(|file| copy(fd, file)) {
+                let _ = self.folder.remove(&name);
+                log::error!("session {id} would not survive: {}: {e}", self.path(&name));
+            }
+        }
+    }
+
     fn write_partial(&self, name: &str, record: &Record, snapshot: Option<&[u8]>) -> io::Result<()> {
         let mut line = serde_json::to_vec(record)?;
         line.push(b'\n');
@@ -109,9 +130,13 @@ impl Journal {
 
     /// Forgets a session that has ended.
     pub fn remove(&self, id: &str) {
-        match self.folder.remove(&format!("{id}{ENDING}")) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => log::warn!("checkpoint of session {id}: {e}"),
-            _ => {}
+        // The record first: without it the rest is rubbish, with it a session that lacks something.
+        let names = std::iter::once(format!("{id}{ENDING}")).chain(INPUTS.map(|name| format!("{id}.{name}")));
+        for name in names {
+            match self.folder.remove(&name) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => log::warn!("{}: {e}", self.path(&name)),
+                _ => {}
+            }
         }
     }
 
@@ -122,19 +147,23 @@ impl Journal {
             log::error!("{}: {e}", self.folder.path().display());
             Vec::new()
         });
-        let mut found = Vec::new();
-        for name in names {
-            let usable = match name.strip_suffix(ENDING).filter(|id| is_id(id)) {
-                Some(id) => self.read(&name, id),
-                None if name.ends_with(PARTIAL) => Err("it was not finished".to_string()),
-                None => continue,
-            };
-            match usable {
-                Ok(checkpoint) => found.push(checkpoint),
-                Err(why) => {
-                    log::warn!("{} is removed: {why}", self.path(&name));
-                    let _ = self.folder.remove(&name);
-                }
+        let mut found: Vec<Checkpoint> = Vec::new();
+        let throw_away = |name: &String, why: &str| {
+            log::warn!("{} is removed: {why}", self.path(name));
+            let _ = self.folder.remove(name);
+        };
+        for name in &names {
+            match name.strip_suffix(ENDING).filter(|id| is_id(id)).map(|id| self.read(name, id)) {
+                Some(Ok(checkpoint)) => found.push(checkpoint),
+                Some(Err(why)) => throw_away(name, &why),
+                None if name.ends_with(PARTIAL) => throw_away(name, "it was not finished"),
+                None => {}
+            }
+        }
+        for name in &names {
+            let input = name.split_once('.').filter(|(id, rest)| is_id(id) && INPUTS.contains(rest));
+            if input.is_some_and(|(id, _)| !found.iter().any(|c| c.record.spec.id == id)) {
+                throw_away(name, "its session is gone");
             }
         }
         found.sort_by_key(|c| c.record.spec.number);
@@ -149,12 +178,31 @@ impl Journal {
         if record.spec.id != id {
             return Err(format!("it is of session {}", record.spec.id));
         }
+        let mut inputs = Inputs::default();
+        for name in &record.began_with {
+            let file = self.folder.file(&format!("{id}.{name}")).map_err(|e| format!("its {name}: {e}"))?;
+            inputs.take(name, file.into()).map_err(|e| format!("its {name}: {e}"))?;
+        }
         let snapshot = (bytes.len() > end + 1).then(|| bytes[end + 1..].to_vec());
-        Ok(Checkpoint { record, snapshot })
+        Ok(Checkpoint { record, snapshot, inputs })
     }
 
     fn path(&self, name: &str) -> String {
         self.folder.path().join(name).display().to_string()
+    }
+}
+
+/// Copies all that a descriptor holds; others read from it at the same time, at places of their own.
+fn copy(fd: &OwnedFd, mut to: File) -> io::Result<()> {
+    let from = File::from(fd.try_clone()?);
+    let (mut piece, mut at) = (vec![0; COPY_BYTES], 0);
+    loop {
+        let count = from.read_at(&mut piece, at)?;
+        if count == 0 {
+            return Ok(());
+        }
+        to.write_all(&piece[..count])?;
+        at += count as u64;
     }
 }
 
@@ -197,7 +245,7 @@ mod tests {
             keys: Keys::W,
             accepted: 3,
             frame_count: 100,
-            own: true,
+            began_with: Vec::new(),
             written_ms: 5000,
         }
     }

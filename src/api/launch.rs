@@ -1,19 +1,18 @@
 //! How sessions begin: from a request, from another session's state, from an upload, or from a trace.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rand_chacha::rand_core::RngCore;
 
 use super::access::Client;
-use super::decoder::Decoded;
 use super::http::blocking;
 use super::hub::Hub;
 use super::pump::{self, Kept};
 use super::refusal::{Refusal, chain};
 use super::session::{Inputs, Origin, Session, Spec};
-use crate::frame::{Pictures, Snapshot, trace};
+use crate::frame::{Snapshot, trace};
 use crate::proto::api::{GenerateRequest, Kind, SessionStatus, VideoPrompt, Vocabulary};
 use crate::proto::decode::{Extraction, Job, Shape};
 use crate::proto::limits;
@@ -157,7 +156,7 @@ impl Hub {
             return Ok(session.inputs());
         }
         let origin = match self.store.open(id, Object::Origin) {
-            Ok(file) => Some(origin_of(file.into())?),
+            Ok(file) => Some(Origin::of(file.into()).map_err(|e| Refusal::internal(&e))?),
             Err(StoreError::File { .. }) => None,
             Err(e) => return Err(Refusal::internal(&e)),
         };
@@ -264,10 +263,7 @@ impl Hub {
 
     async fn pictures(&self, record: &Record, job: Job) -> Result<Arc<OwnedFd>, Refusal> {
         let file = self.uploads.files(&record.id).map_err(|e| Refusal::internal(&e))?;
-        match self.decoders.run(file, record.parts.clone(), job).await? {
-            Decoded::Pictures(fd) => Ok(fd),
-            Decoded::Picture(..) => Err(Refusal::new("upload_refused", "The decoder's answer makes no sense.")),
-        }
+        self.decoders.pictures(file, record.parts.clone(), job).await
     }
 
     fn refuse_if_draining(&self) -> Result<(), Refusal> {
@@ -309,8 +305,9 @@ fn check_video_prompt(prompt: &VideoPrompt, vocabulary: &Vocabulary) -> Result<E
         let detail = format!("video_prompt.type: {kind:?} is not allowed; allowed: {names}.");
         return Err(Refusal::new("invalid_field", detail).about("video_prompt", names));
     };
-    if vocabulary.video_prompts.iter().any(|k| k == extraction.name()) {
-        return Ok(extraction);
+    let known = |list: &[String]| list.iter().any(|k| k == extraction.name());
+    if known(&vocabulary.video_prompts) {
+        return if known(&vocabulary.extractions) { Ok(extraction) } else { Err(Refusal::no_pose()) };
     }
     let detail = format!("The model was not trained for video prompts of type {}.", extraction.name());
     let allowed = match vocabulary.video_prompts.is_empty() {
@@ -332,14 +329,28 @@ fn share(bytes: &[u8]) -> Result<OwnedFd, Refusal> {
     memory.read_only_fd().map_err(|e| Refusal::internal(&e))
 }
 
-/// What a stored origin holds.
-fn origin_of(fd: OwnedFd) -> Result<Origin, Refusal> {
-    let fd = Arc::new(fd);
-    match Pictures::open(fd.as_fd()) {
-        Ok(_) => Ok(Origin::Pictures(fd)),
-        Err(_) => match Snapshot::read_fd(&*fd) {
-            Ok(_) => Ok(Origin::Snapshot(fd)),
-            Err(e) => Err(Refusal::internal(&e)),
-        },
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_video_prompt_needs_a_model_that_takes_it_and_what_finds_it() {
+        let words = |list: &[&str]| list.iter().map(|w| w.to_string()).collect();
+        let all = ["canny", "motion_vectors", "pose"];
+        let vocabulary = |takes: &[&str], finds: &[&str]| Vocabulary {
+            video_prompts: words(takes),
+            extractions: words(finds),
+            ..Vocabulary::default()
+        };
+        let check = |kind: &str, vocabulary: &Vocabulary| {
+            let prompt = VideoPrompt { kind: kind.to_string(), upload: "x".to_string() };
+            check_video_prompt(&prompt, vocabulary).map_err(|r| (r.problem.code.clone(), r.problem.detail.clone()))
+        };
+        assert_eq!(check("pose", &vocabulary(&all, &all)), Ok(Extraction::Pose));
+        let (code, detail) = check("pose", &vocabulary(&all, &all[..2])).expect_err("there is no judge");
+        assert!(code == "video_prompts_unsupported" && detail.contains("no pose judge"), "{code}: {detail}");
+        let (code, detail) = check("pose", &vocabulary(&all[..1], &all)).expect_err("not trained for it");
+        assert!(code == "video_prompts_unsupported" && detail.contains("not trained"), "{code}: {detail}");
+        assert_eq!(check("sobel", &vocabulary(&all, &all)).expect_err("no such kind").0, "invalid_field");
     }
 }

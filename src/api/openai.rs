@@ -13,7 +13,7 @@ use super::access::Client;
 use super::body;
 use super::http::{blocking, once, only, read_json, send_object};
 use super::hub::Hub;
-use super::query::{Path, Query};
+use super::query::{Of, Path, Query};
 use super::refusal::Refusal;
 use super::uploads;
 use crate::proto::api::{GenerateRequest, Kind, SessionStatus, State as Stage};
@@ -168,11 +168,7 @@ fn show_one(hub: &Hub, client: &Client, id: &str) -> Result<Response, Refusal> {
     Ok(Json(video(&find(hub, client, id)?, &model_name(hub))).into_response())
 }
 
-pub async fn show(
-    State(hub): Hubs,
-    Extension(client): Extension<Client>,
-    Path(id): Path<String>,
-) -> Result<Response, Refusal> {
+pub async fn show(Of { hub, client, id }: Of) -> Result<Response, Refusal> {
     show_one(&hub, &client, &id)
 }
 
@@ -210,24 +206,14 @@ pub async fn list(
     Ok(Json(list).into_response())
 }
 
-pub async fn delete(
-    State(hub): Hubs,
-    Extension(client): Extension<Client>,
-    Path(id): Path<String>,
-) -> Result<Response, Refusal> {
+pub async fn delete(Of { hub, client, id }: Of) -> Result<Response, Refusal> {
     find(&hub, &client, &id)?;
     let name = id.clone();
     blocking(move || hub.delete(&client, &name)).await??;
     Ok(Json(json!({"id": id, "object": "video.deleted", "deleted": true})).into_response())
 }
 
-pub async fn content(
-    State(hub): Hubs,
-    Extension(client): Extension<Client>,
-    Path(id): Path<String>,
-    Query(query): Query,
-    headers: HeaderMap,
-) -> Result<Response, Refusal> {
+pub async fn content(Of { hub, client, id }: Of, Query(query): Query, headers: HeaderMap) -> Result<Response, Refusal> {
     only(&query, &["variant"])?;
     let object = match query.get("variant").map(String::as_str) {
         None | Some("video") => Object::Video,
@@ -238,13 +224,7 @@ pub async fn content(
     send_object(&hub, &client, &id, &headers, object).await
 }
 
-pub async fn remix(
-    State(hub): Hubs,
-    Extension(client): Extension<Client>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-    request: Request,
-) -> Result<Response, Refusal> {
+pub async fn remix(Of { hub, client, id }: Of, headers: HeaderMap, request: Request) -> Result<Response, Refusal> {
     let base = find(&hub, &client, &id)?;
     let bytes = read_json(&headers, request.into_body()).await?;
     let path = format!("remix {id}");

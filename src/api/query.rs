@@ -1,10 +1,14 @@
-//! The query of a request as a map, and a problem instead of axum's own answer if it is none.
+//! What handlers take out of a request: its query as a map, its path, and who asks for what; a problem instead of
+//! axum's own answer if it is not there.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 
+use super::access::Client;
+use super::hub::Hub;
 use super::refusal::Refusal;
 
 /// `?name=value&...`; the last value of a name counts.
@@ -35,5 +39,23 @@ impl<S: Sync + Send, T: serde::de::DeserializeOwned + Send> FromRequestParts<S> 
             Ok(path) => Ok(Path(path.0)),
             Err(_) => Err(Refusal::new("not_found", "There is nothing at this path.")),
         }
+    }
+}
+
+/// Most requests are about one thing: who asks, and the `{id}` in the path.
+pub struct Of {
+    pub hub: Arc<Hub>,
+    pub client: Client,
+    pub id: String,
+}
+
+impl FromRequestParts<Arc<Hub>> for Of {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, hub: &Arc<Hub>) -> Result<Of, Refusal> {
+        let Path(id) = Path::from_request_parts(parts, hub).await?;
+        let client = parts.extensions.get::<Client>().cloned();
+        let client = client.ok_or_else(|| Refusal::new("internal", "The request has no client."))?;
+        Ok(Of { hub: hub.clone(), client, id })
     }
 }

@@ -5,8 +5,9 @@
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use crate::proto::api::FieldError;
-use crate::proto::api::Problem;
+pub use crate::exit::chain;
+use crate::proto::api::{FieldError, Problem};
+use crate::proto::decode::Extraction;
 
 /// Every code with its status and title, in the order of the manual page.
 const CODES: [(&str, u16, &str); 32] = [
@@ -98,6 +99,14 @@ impl Refusal {
         Refusal::new("internal", "The daemon could not do this; its log says why.")
     }
 
+    /// Poses cannot be taken from pictures.
+    pub fn no_pose() -> Refusal {
+        let detail = "The model's folder has no pose judge (judges/pose), the network that finds a figure's joints.";
+        let known = Extraction::ALL.map(Extraction::name).into_iter().filter(|n| *n != Extraction::Pose.name());
+        let allowed = known.collect::<Vec<_>>().join(", ");
+        Refusal::new("video_prompts_unsupported", detail).about("video_prompt", allowed)
+    }
+
     pub fn unknown_upload(id: &str) -> Refusal {
         let shown: String = id.chars().take(64).collect();
         Refusal::new("unknown_upload", format!("There is no upload {shown:?} of yours."))
@@ -120,18 +129,6 @@ pub struct Request {
 tokio::task_local! {
     /// Set around every handler.
     pub static REQUEST: Request;
-}
-
-/// An error with its causes on one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 impl From<FieldError> for Refusal {

@@ -9,11 +9,10 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 
 use super::access::Client;
-use super::decoder::Decoded;
 use super::http::{blocking, once, only, read_json, send_object, started_reply};
 use super::hub::Hub;
 use super::page::{self, Key};
-use super::query::{Path, Query};
+use super::query::{Of, Path, Query};
 use super::refusal::Refusal;
 use super::{body, files};
 use crate::frame::trace::{self, Change};
@@ -48,11 +47,7 @@ fn kind_named(text: &str) -> Result<Kind, Refusal> {
     })
 }
 
-pub async fn show_session(
-    State(hub): Hubs,
-    Extension(client): Extension<Client>,
-    Path(id): Path<String>,
-) -> Result<Json<SessionReply>, Refusal> {
+pub async fn show_session(Of { hub, client, id }: Of) -> Result<Json<SessionReply>, Refusal> {
     let status = hub.session_status(&client, &id)?;
     let value = blocking(move || hub.snapshot(&client, &id)).await?.ok().map(|snapshot| {
         let about = snapshot.about;
@@ -72,20 +67,12 @@ pub async fn show_session(
     Ok(Json(SessionReply { status, value }))
 }
 
-pub async fn delete_session(
-    State(hub): Hubs,
-    Extension(client): Extension<Client>,
-    Path(id): Path<String>,
-) -> Result<StatusCode, Refusal> {
+pub async fn delete_session(Of { hub, client, id }: Of) -> Result<StatusCode, Refusal> {
     blocking(move || hub.delete(&client, &id)).await??;
     Ok(StatusCode::NO_CONTENT)
 }
 
-pub async fn trace(
-    State(hub): Hubs,
-    Extension(client): Extension<Client>,
-    Path(id): Path<String>,
-) -> Result<Response, Refusal> {
+pub async fn trace(Of { hub, client, id }: Of) -> Result<Response, Refusal> {
     let snapshot = blocking(move || hub.snapshot(&client, &id)).await??;
     let changes =
         trace::decode(&snapshot.trace).ok_or_else(|| Refusal::new("trace_incomplete", "Its trace cannot be read."))?;
@@ -121,13 +108,7 @@ async fn optional_json(headers: &HeaderMap, request: Body) -> Result<bytes::Byte
     read_json(headers, request).await
 }
 
-pub async fn snapshot(
-    State(hub): Hubs,
-    Extension(client): Extension<Client>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-    request: Body,
-) -> Result<Response, Refusal> {
+pub async fn snapshot(Of { hub, client, id }: Of, headers: HeaderMap, request: Body) -> Result<Response, Refusal> {
     let NoFields {} = body::parse(&optional_json(&headers, request).await?)?;
     let (keeper, asker) = (hub.clone(), client.clone());
     let kept = blocking(move || keeper.keep(&asker, &id)).await??;
@@ -136,13 +117,7 @@ pub async fn snapshot(
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(status)).into_response())
 }
 
-pub async fn fork(
-    State(hub): Hubs,
-    Extension(client): Extension<Client>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-    request: Body,
-) -> Result<Response, Refusal> {
+pub async fn fork(Of { hub, client, id }: Of, headers: HeaderMap, request: Body) -> Result<Response, Refusal> {
     let bytes = optional_json(&headers, request).await?;
     let path = format!("fork {id}");
     let started = once(&hub, &client, &headers, &path, &bytes, async || {
@@ -152,13 +127,7 @@ pub async fn fork(
     started_reply(&started.await?)
 }
 
-pub async fn replay(
-    State(hub): Hubs,
-    Extension(client): Extension<Client>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-    request: Body,
-) -> Result<Response, Refusal> {
+pub async fn replay(Of { hub, client, id }: Of, headers: HeaderMap, request: Body) -> Result<Response, Refusal> {
     let bytes = optional_json(&headers, request).await?;
     let path = format!("replay {id}");
     let started = once(&hub, &client, &headers, &path, &bytes, async || {
@@ -219,39 +188,21 @@ pub async fn list_videos(
     Ok(Json(page::page(videos, key, &query)?).into_response())
 }
 
-pub async fn show_video(
-    State(hub): Hubs,
-    Extension(client): Extension<Client>,
-    Path(id): Path<String>,
-) -> Result<Json<Video>, Refusal> {
+pub async fn show_video(Of { hub, client, id }: Of) -> Result<Json<Video>, Refusal> {
     Ok(Json(describe(&*video_of(&hub, &client, &id)?)))
 }
 
-pub async fn delete_video(
-    State(hub): Hubs,
-    Extension(client): Extension<Client>,
-    Path(id): Path<String>,
-) -> Result<StatusCode, Refusal> {
+pub async fn delete_video(Of { hub, client, id }: Of) -> Result<StatusCode, Refusal> {
     video_of(&hub, &client, &id)?;
     blocking(move || hub.delete(&client, &id)).await??;
     Ok(StatusCode::NO_CONTENT)
 }
 
-pub async fn content(
-    State(hub): Hubs,
-    Extension(client): Extension<Client>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-) -> Result<Response, Refusal> {
+pub async fn content(Of { hub, client, id }: Of, headers: HeaderMap) -> Result<Response, Refusal> {
     send_object(&hub, &client, &id, &headers, Object::Video).await
 }
 
-pub async fn poster(
-    State(hub): Hubs,
-    Extension(client): Extension<Client>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-) -> Result<Response, Refusal> {
+pub async fn poster(Of { hub, client, id }: Of, headers: HeaderMap) -> Result<Response, Refusal> {
     send_object(&hub, &client, &id, &headers, Object::Poster).await
 }
 
@@ -270,17 +221,13 @@ pub async fn frame(
     })?;
     let tag = format!("\"{id}.{index}.png\"");
     let about = files::About { kind: "image/png", name: None, tag: &tag };
-    if files::is_known(&headers, &tag) {
-        return files::send_bytes(Vec::new(), &about, &headers);
-    }
-    let store = hub.store.clone();
-    let name = id.clone();
-    let file = blocking(move || store.open(&name, Object::Video)).await?.map_err(|e| Refusal::internal(&e))?;
-    let parts = vec![Part { media: Media::Mp4, at: 0, bytes: video.video_bytes }];
-    match hub.decoders.run(file, parts, Job::Frame { index }).await? {
-        Decoded::Picture(_, png) => files::send_bytes(png, &about, &headers),
-        Decoded::Pictures(_) => Err(Refusal::new("internal", "The decoder's answer makes no sense.")),
-    }
+    files::send_decoded(&about, &headers, async || {
+        let (store, name) = (hub.store.clone(), id.clone());
+        let file = blocking(move || store.open(&name, Object::Video)).await?.map_err(|e| Refusal::internal(&e))?;
+        let parts = vec![Part { media: Media::Mp4, at: 0, bytes: video.video_bytes }];
+        hub.decoders.picture(file, parts, Job::Frame { index }).await
+    })
+    .await
 }
 
 pub async fn models(State(hub): Hubs) -> Json<serde_json::Value> {

@@ -14,7 +14,6 @@ use futures_util::{Stream, StreamExt};
 use tokio::io::AsyncWriteExt;
 
 use super::access::Client;
-use super::decoder::Decoded;
 use super::files;
 use super::http::{blocking, only};
 use super::hub::Hub;
@@ -22,7 +21,7 @@ use super::launch::now;
 use super::limits::{FORM_BYTES_MAX, UPLOAD_TIME_MAX};
 use super::metrics::Counters;
 use super::page::{self, Key};
-use super::query::{Path, Query};
+use super::query::{Of, Query};
 use super::refusal::Refusal;
 use crate::proto::decode::{Extraction, Job, MEDIA, Media, Part};
 use crate::proto::limits::{UPLOAD_BYTES_MAX, UPLOAD_FILES_MAX, UPLOADS_MAX};
@@ -94,10 +93,7 @@ impl Intake {
         self.file.flush().await.map_err(|e| Refusal::internal(&e))?;
         let mut written = self.arriving.file.try_clone().map_err(|e| Refusal::internal(&e))?;
         std::io::Seek::rewind(&mut written).map_err(|e| Refusal::internal(&e))?;
-        let about = match hub.decoders.run(written, self.parts.clone(), Job::Probe).await? {
-            Decoded::Picture(about, _) => about,
-            Decoded::Pictures(_) => return Err(Refusal::new("internal", "The decoder's answer makes no sense.")),
-        };
+        let (about, _) = hub.decoders.picture(written, self.parts.clone(), Job::Probe).await?;
         let record = Record { id: self.arriving.id.clone(), owner, parts: self.parts, about, created: now() };
         let (keeper, arriving) = (hub.clone(), self.arriving);
         let record = blocking(move || keeper.uploads.commit(arriving, record)).await?;
@@ -205,12 +201,12 @@ pub async fn upload(
         record.ok_or_else(|| Refusal::new("missing_field", "There is no file in the form.").about("file", "a file"))
     })
     .await?;
-    let shown = shown(&record);
+    let shown = shown(&hub, &record);
     let location = HeaderValue::from_str(&shown.links.upload).map_err(|e| Refusal::internal(&e))?;
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(shown)).into_response())
 }
 
-fn shown(record: &Record) -> Upload {
+fn shown(hub: &Hub, record: &Record) -> Upload {
     let base = format!("/api/v1/uploads/{}", record.id);
     Upload {
         id: record.id.clone(),
@@ -221,9 +217,15 @@ fn shown(record: &Record) -> Upload {
         bytes: record.bytes(),
         files: record.parts.len(),
         created: record.created,
-        previews: Extraction::ALL.iter().map(|e| e.name().to_string()).collect(),
+        previews: previews(hub),
         links: UploadLinks { preview: format!("{base}/preview"), upload: base },
     }
+}
+
+/// What can be taken from an upload; before the first worker what needs nothing of the model.
+fn previews(hub: &Hub) -> Vec<String> {
+    let needs_nothing = || Extraction::ALL.into_iter().filter(|e| *e != Extraction::Pose);
+    hub.vocabulary().map_or_else(|_| needs_nothing().map(|e| e.name().to_string()).collect(), |v| v.extractions)
 }
 
 fn find(hub: &Hub, client: &Client, id: &str) -> Result<Arc<Record>, Refusal> {
@@ -237,36 +239,22 @@ pub async fn list(
 ) -> Result<Response, Refusal> {
     only(&query, &["limit", "cursor"])?;
     let mine = hub.uploads.list();
-    let uploads: Vec<Upload> = mine.iter().filter(|r| client.may_use(&r.owner)).map(|r| shown(r)).collect();
+    let uploads: Vec<Upload> = mine.iter().filter(|r| client.may_use(&r.owner)).map(|r| shown(&hub, r)).collect();
     let key = |u: &Upload| Key { created: u.created, id: u.id.clone() };
     Ok(Json(page::page(uploads, key, &query)?).into_response())
 }
 
-pub async fn show(
-    State(hub): Hubs,
-    Extension(client): Extension<Client>,
-    Path(id): Path<String>,
-) -> Result<Json<Upload>, Refusal> {
-    Ok(Json(shown(&*find(&hub, &client, &id)?)))
+pub async fn show(Of { hub, client, id }: Of) -> Result<Json<Upload>, Refusal> {
+    Ok(Json(shown(&hub, &*find(&hub, &client, &id)?)))
 }
 
-pub async fn delete(
-    State(hub): Hubs,
-    Extension(client): Extension<Client>,
-    Path(id): Path<String>,
-) -> Result<StatusCode, Refusal> {
+pub async fn delete(Of { hub, client, id }: Of) -> Result<StatusCode, Refusal> {
     find(&hub, &client, &id)?;
     blocking(move || hub.uploads.delete(&id)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-pub async fn preview(
-    State(hub): Hubs,
-    Extension(client): Extension<Client>,
-    Path(id): Path<String>,
-    Query(query): Query,
-    headers: HeaderMap,
-) -> Result<Response, Refusal> {
+pub async fn preview(Of { hub, client, id }: Of, Query(query): Query, headers: HeaderMap) -> Result<Response, Refusal> {
     only(&query, &["type", "index"])?;
     let record = find(&hub, &client, &id)?;
     let last = record.about.frames.saturating_sub(1);
@@ -282,6 +270,9 @@ pub async fn preview(
             Some(Extraction::from_name(name).ok_or_else(|| wrong("type", name, names()))?)
         }
     };
+    if extraction == Some(Extraction::Pose) && !previews(&hub).iter().any(|name| name == Extraction::Pose.name()) {
+        return Err(Refusal::no_pose().about("type", previews(&hub).join(", ")));
+    }
     let index = match query.get("index") {
         None => 0,
         Some(text) => {
@@ -295,12 +286,9 @@ pub async fn preview(
     };
     let tag = format!("\"{id}.{}.{index}.jpg\"", extraction.map_or("picture", Extraction::name));
     let about = files::About { kind: "image/jpeg", name: None, tag: &tag };
-    if files::is_known(&headers, &tag) {
-        return files::send_bytes(Vec::new(), &about, &headers);
-    }
-    let file = hub.uploads.files(&id).map_err(|e| Refusal::internal(&e))?;
-    match hub.decoders.run(file, record.parts.clone(), Job::Preview { extraction, index }).await? {
-        Decoded::Picture(_, jpeg) => files::send_bytes(jpeg, &about, &headers),
-        Decoded::Pictures(_) => Err(Refusal::new("internal", "The decoder's answer makes no sense.")),
-    }
+    files::send_decoded(&about, &headers, async || {
+        let file = hub.uploads.files(&id).map_err(|e| Refusal::internal(&e))?;
+        hub.decoders.picture(file, record.parts.clone(), Job::Preview { extraction, index }).await
+    })
+    .await
 }

@@ -38,7 +38,7 @@ pub async fn fetch(client: &Client, reply: &GenerateReply, output: &Path) -> Res
     let video = match (ended.state, &ended.links.video, ended.error) {
         (State::Done, Some(video), _) => video.clone(),
         (_, _, Some(problem)) => return Err(CtlError::Refused(Box::new(problem))),
-        (state, _, None) => return Err(CtlError::Answer(format!("the generation is {}", show::state(state)))),
+        (state, _, None) => return Err(CtlError::Answer(format!("the generation is {}", state.name()))),
     };
     let bytes = client.get(&video).await?;
     write_file(output, &bytes)?;

@@ -285,7 +285,7 @@ async fn command(flags: Flags) -> Result<(), CtlError> {
             let status: DaemonStatus = client.get_json("/api/v1/status").await?;
             let id = full_id(&status.sessions, &id)?;
             let ended: SessionStatus = client.delete_json(&format!("/api/v1/generate?id={id}")).await?;
-            print(&format!("{id}: {}\n", show::state(ended.state)));
+            print(&format!("{id}: {}\n", ended.state.name()));
             Ok(())
         }
         Command::Save(which) => value::save(&client, &which).await,

@@ -2,19 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::proto::api::{DaemonStatus, SessionStatus, State, WorkerStatus};
-
-/// The state of a session in one word.
-pub fn state(state: State) -> &'static str {
-    match state {
-        State::Queued => "queued",
-        State::Running => "running",
-        State::Recovering => "recovering",
-        State::Done => "done",
-        State::Cancelled => "cancelled",
-        State::Failed => "failed",
-    }
-}
+use crate::proto::api::{DaemonStatus, SessionStatus, WorkerStatus};
 
 /// A duration in its two largest units.
 pub fn duration(seconds: u64) -> String {
@@ -73,7 +61,7 @@ pub fn sessions(sessions: &[SessionStatus]) -> String {
         let rate = if s.state.is_final() { "-".to_string() } else { format!("{:.1}", s.frames_per_second) };
         // A prompt is a client's text: control characters must not reach the terminal.
         let prompt: String = s.prompt.chars().map(|c| if c.is_control() { ' ' } else { c }).take(60).collect();
-        let _ = writeln!(out, "{:<32}  {:<10}  {frames:>13}  {size:>9}  {rate:>8}  {prompt}", s.id, state(s.state));
+        let _ = writeln!(out, "{:<32}  {:<10}  {frames:>13}  {size:>9}  {rate:>8}  {prompt}", s.id, s.state.name());
     }
     out
 }

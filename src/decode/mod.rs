@@ -21,15 +21,17 @@ use std::process::ExitCode;
 use nix::sys::resource::{Resource, rlim_t, setrlimit};
 
 use crate::config::Config;
-use crate::exit::Exit;
+use crate::exit::{Exit, chain};
 use crate::frame::PicturesWriter;
-use crate::proto::decode::{About, Extraction, FromDecoder, Job, Shape, ToDecoder};
+use crate::model::ModelError;
+use crate::proto::decode::{About, FromDecoder, Job, JudgeFiles, Shape, ToDecoder};
 use crate::proto::limits;
 use crate::proto::link::build_id;
 use crate::sys::link::Link;
 use crate::sys::sandbox::{self, Role};
 use crate::sys::shm::SharedMemory;
 use clip::{Clip, Picture};
+use extract::Extractor;
 
 /// Variable by which the parent, if it is root, tells which user the process becomes.
 pub use crate::sys::sandbox::DECODER_USER_VARIABLE;
@@ -56,8 +58,10 @@ enum DecodeError {
     File(String),
     #[error("there is no picture {asked}, the last one is {last}")]
     NoPicture { asked: u32, last: u32 },
-    #[error("this program cannot extract {0}")]
-    Unsupported(&'static str),
+    #[error("no pose judge came from the parent")]
+    NoJudge,
+    #[error("use the pose judge")]
+    Judge(#[source] ModelError),
     #[error("make room for pictures")]
     Memory(#[from] crate::frame::RingError),
     #[error("share pictures")]
@@ -66,6 +70,13 @@ enum DecodeError {
 
 /// Runs the role: enters its sandbox, does the one job that comes over `link` and ends.
 pub fn run(link: Link) -> ExitCode {
+    let judge = match inherited_judge() {
+        Ok(judge) => judge,
+        Err(e) => {
+            log::error!("read the pose judge: {e}");
+            return Exit::Software.into();
+        }
+    };
     // Without what the parent says the process stays who it is; root never is an answer.
     let mut config = Config::default();
     if let Ok(user) = std::env::var(DECODER_USER_VARIABLE) {
@@ -84,11 +95,23 @@ pub fn run(link: Link) -> ExitCode {
         log::error!("{e}");
         return Exit::Os.into();
     }
-    serve(&link)
+    serve(&link, judge.as_ref())
+}
+
+/// What the parent left on standard input: nothing, or the files of the pose judge.
+fn inherited_judge() -> std::io::Result<Option<JudgeFiles>> {
+    let mut bytes = Vec::new();
+    std::io::stdin().lock().take(limits::JUDGE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
+    // As every other role has it from here on: what the sandbox says of standard streams holds for this one, too.
+    nix::unistd::dup2_stdin(File::open("/dev/null")?)?;
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    postcard::from_bytes(&bytes).map(Some).map_err(std::io::Error::other)
 }
 
 /// Does one job. For tests also in a thread of another process, without a sandbox.
-pub fn serve(link: &Link) -> ExitCode {
+pub fn serve(link: &Link, judge: Option<&JudgeFiles>) -> ExitCode {
     let Ok(Some((ToDecoder { build, parts, job }, fds))) = link.recv::<ToDecoder>() else {
         log::debug!("no job came");
         return Exit::Ok.into();
@@ -97,10 +120,14 @@ pub fn serve(link: &Link) -> ExitCode {
         log::error!("the job is of build {build:?} or has no file");
         return Exit::Software.into();
     };
-    let (answer, fd) = match answer(file, &parts, &job) {
+    let (answer, fd) = match answer(file, &parts, &job, judge) {
         Ok((answer, fd)) => (answer, Some(fd)),
         Err(DecodeError::NoPicture { last, .. }) => (FromDecoder::NoPicture { last }, None),
-        Err(DecodeError::Unsupported(_)) => (FromDecoder::Unsupported, None),
+        Err(DecodeError::NoJudge) => (FromDecoder::NoJudge, None),
+        Err(e @ DecodeError::Judge(_)) => {
+            log::error!("{}", chain(&e));
+            (FromDecoder::NoJudge, None)
+        }
         Err(DecodeError::File(what)) => (FromDecoder::Refused { what }, None),
         Err(e) => {
             log::error!("{e}");
@@ -121,6 +148,7 @@ fn answer(
     file: OwnedFd,
     parts: &[crate::proto::decode::Part],
     job: &Job,
+    judge: Option<&JudgeFiles>,
 ) -> Result<(FromDecoder, OwnedFd), DecodeError> {
     let mut bytes = Vec::new();
     // A frame is taken from a video of our own, which may be longer than an upload.
@@ -133,8 +161,14 @@ fn answer(
     match job {
         Job::Probe => probe(&clip),
         Job::Frame { index } => frame(&clip, *index),
-        Job::Preview { extraction, index } => preview(&clip, *extraction, *index),
-        Job::Pictures { extraction, shape, count, last } => pictures(&clip, *extraction, *shape, *count, *last),
+        Job::Preview { extraction, index } => {
+            let extractor = Extractor::of(*extraction, judge)?;
+            preview(&clip, extractor, *index)
+        }
+        Job::Pictures { extraction, shape, count, last } => {
+            let extractor = Extractor::of(*extraction, judge)?;
+            pictures(&clip, extractor, *shape, *count, *last)
+        }
     }
 }
 
@@ -158,13 +192,8 @@ fn frame(clip: &Clip, index: u32) -> Result<(FromDecoder, OwnedFd), DecodeError>
     share(about, &png(&picture)?)
 }
 
-fn preview(clip: &Clip, extraction: Option<Extraction>, index: u32) -> Result<(FromDecoder, OwnedFd), DecodeError> {
-    let before = extraction.map_or(0, extract::pictures_before);
-    let pictures = one(clip, index, before)?;
-    let shown = match extraction {
-        None => pictures,
-        Some(extraction) => extract::all(extraction, pictures)?,
-    };
+fn preview(clip: &Clip, mut extractor: Extractor, index: u32) -> Result<(FromDecoder, OwnedFd), DecodeError> {
+    let shown = extractor.all(one(clip, index, extractor.pictures_before())?)?;
     let picture = shown.last().ok_or(DecodeError::NoPicture { asked: index, last: 0 })?;
     let about = About { width: picture.width, height: picture.height, frames: 1, fps: clip.fps() };
     share(about, &jpeg(picture)?)
@@ -191,7 +220,7 @@ fn one(clip: &Clip, index: u32, before: u32) -> Result<Vec<Picture>, DecodeError
 /// Pictures at the session's size and rate.
 fn pictures(
     clip: &Clip,
-    extraction: Option<Extraction>,
+    mut extractor: Extractor,
     shape: Shape,
     count: u32,
     last: bool,
@@ -212,10 +241,7 @@ fn pictures(
         }
         Ok(true)
     })?;
-    let mut all: Vec<Picture> = kept.into();
-    if let Some(extraction) = extraction {
-        all = extract::all(extraction, all)?;
-    }
+    let all = extractor.all(kept.into())?;
     let writer = PicturesWriter::create(all.len() as u32, shape.width, shape.height)?;
     for (i, picture) in all.iter().enumerate() {
         writer.write(i as u32, &picture.rgb);

@@ -2,6 +2,34 @@
 
 use super::clip::Picture;
 
+/// The part of a picture that [`cover`] shows.
+pub struct Cut {
+    /// Its upper left corner, in pixels of the picture.
+    left: f64,
+    top: f64,
+    /// Pixels of the picture along a side of one that is shown.
+    scale: f64,
+}
+
+impl Cut {
+    /// The largest part in the middle that has the shape of `width` x `height`.
+    pub fn of(picture: &Picture, width: u32, height: u32) -> Cut {
+        let (from_w, from_h) = (f64::from(picture.width), f64::from(picture.height));
+        let scale = (from_w / f64::from(width)).min(from_h / f64::from(height));
+        let (cut_w, cut_h) = (scale * f64::from(width), scale * f64::from(height));
+        Cut { left: (from_w - cut_w) / 2.0, top: (from_h - cut_h) / 2.0, scale }
+    }
+
+    /// Where a place that is shown lies in the picture.
+    pub fn back_x(&self, x: f32) -> f32 {
+        (self.left + f64::from(x) * self.scale) as f32
+    }
+
+    pub fn back_y(&self, y: f32) -> f32 {
+        (self.top + f64::from(y) * self.scale) as f32
+    }
+}
+
 /// Cuts the middle of a picture so that it has the shape of `width` x `height`, and scales it.
 ///
 /// Every pixel is the mean of the area that it covers, so nothing flickers when a large clip becomes small.
@@ -9,11 +37,9 @@ pub fn cover(picture: &Picture, width: u32, height: u32) -> Picture {
     if (picture.width, picture.height) == (width, height) {
         return picture.clone();
     }
-    let (from_w, from_h) = (f64::from(picture.width), f64::from(picture.height));
-    let scale = (from_w / f64::from(width)).min(from_h / f64::from(height));
-    let (cut_w, cut_h) = (scale * f64::from(width), scale * f64::from(height));
-    let columns = weights(width, (from_w - cut_w) / 2.0, scale, picture.width);
-    let rows = weights(height, (from_h - cut_h) / 2.0, scale, picture.height);
+    let Cut { left, top, scale } = Cut::of(picture, width, height);
+    let columns = weights(width, left, scale, picture.width);
+    let rows = weights(height, top, scale, picture.height);
     let mut wide = vec![0f32; picture.height as usize * width as usize * 3];
     for y in 0..picture.height as usize {
         let line = &picture.rgb[y * picture.width as usize * 3..][..picture.width as usize * 3];

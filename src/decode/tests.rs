@@ -1,14 +1,15 @@
 //! Tests of the decoder: real files of every kind, and files that lie.
 
-use std::io::Write;
-
-use openh264::encoder::Encoder;
-use openh264::formats::{RgbSliceU8, YUVBuffer};
-
 use super::*;
 use crate::frame::Pictures;
-use crate::proto::decode::{Media, Part};
+use crate::model::judges::{Judges, Part as JudgePart};
+use crate::model::video_prompt::{self, control_pictures};
+use crate::proto::decode::{Extraction, JUDGE_FILES, Media, Part};
 use crate::sys::shm::Access;
+
+#[path = "../../tests/support/files.rs"]
+#[allow(dead_code, reason = "every test uses another part")]
+mod files;
 
 fn parts(files: &[(Media, Vec<u8>)]) -> (Vec<u8>, Vec<Part>) {
     let (mut bytes, mut parts) = (Vec::new(), Vec::new());
@@ -20,10 +21,18 @@ fn parts(files: &[(Media, Vec<u8>)]) -> (Vec<u8>, Vec<Part>) {
 }
 
 fn work(files: &[(Media, Vec<u8>)], job: Job) -> Result<(FromDecoder, OwnedFd), DecodeError> {
+    work_with(files, job, None)
+}
+
+fn work_with(
+    files: &[(Media, Vec<u8>)],
+    job: Job,
+    judge: Option<&JudgeFiles>,
+) -> Result<(FromDecoder, OwnedFd), DecodeError> {
     let (bytes, parts) = parts(files);
     let memory = SharedMemory::create("test", bytes.len().max(1)).expect("memory");
     memory.write(0, &bytes);
-    answer(memory.read_only_fd().expect("a descriptor"), &parts, &job)
+    answer(memory.read_only_fd().expect("a descriptor"), &parts, &job, judge)
 }
 
 fn refused(files: &[(Media, Vec<u8>)]) -> String {
@@ -37,28 +46,6 @@ fn picture(width: u32, height: u32, shade: u8) -> Picture {
     Picture { width, height, rgb: [shade, 255 - shade, 40].repeat((width * height) as usize) }
 }
 
-fn png_of(width: u32, height: u32, shade: u8) -> Vec<u8> {
-    png(&picture(width, height, shade)).expect("a small picture")
-}
-
-/// An MP4 whose frames become brighter.
-fn mp4(width: u32, height: u32, frames: u8, fps: u32) -> Vec<u8> {
-    let mut encoder = Encoder::new().expect("an encoder");
-    let mut file = Vec::new();
-    let mut muxer = muxide::api::MuxerBuilder::new(&mut file)
-        .video(muxide::api::VideoCodec::H264, width, height, f64::from(fps))
-        .build()
-        .expect("a muxer");
-    for i in 0..frames {
-        let rgb = [i * 8, i * 8, i * 8].repeat((width * height) as usize);
-        let source = RgbSliceU8::new(&rgb, (width as usize, height as usize));
-        let coded = encoder.encode(&YUVBuffer::from_rgb8_source(source)).expect("a frame").to_vec();
-        muxer.write_video(f64::from(i) / f64::from(fps), &coded, i == 0).expect("memory");
-    }
-    muxer.finish().expect("memory");
-    file
-}
-
 fn shared_picture(answer: (FromDecoder, OwnedFd)) -> (About, Vec<u8>) {
     let FromDecoder::Picture { about, bytes } = answer.0 else { panic!("no picture: {:?}", answer.0) };
     let memory = SharedMemory::from_fd(answer.1, Access::ReadOnly).expect("shared memory");
@@ -69,29 +56,24 @@ fn shared_picture(answer: (FromDecoder, OwnedFd)) -> (About, Vec<u8>) {
 
 #[test]
 fn every_kind_of_file_is_read() {
-    let clip = [(Media::Mp4, mp4(96, 64, 12, 12))];
+    let clip = [(Media::Mp4, files::mp4_at(96, 64, 12, 12))];
     let (about, poster) = shared_picture(work(&clip, Job::Probe).expect("a sound clip"));
     assert_eq!((about.width, about.height, about.frames), (96, 64, 12));
     assert!((about.fps - 12.0).abs() < 1.5, "{}", about.fps);
     assert_eq!(turbojpeg::read_header(&poster).expect("a JPEG").width, 96);
     let (_, first) = shared_picture(work(&clip, Job::Frame { index: 2 }).expect("there are twelve"));
     let (_, last) = shared_picture(work(&clip, Job::Frame { index: 11 }).expect("there are twelve"));
-    let grey = |png: &[u8]| {
-        let mut reader = png::Decoder::new(std::io::Cursor::new(png)).read_info().expect("a PNG");
-        let mut pixels = vec![0; reader.output_buffer_size().expect("small")];
-        reader.next_frame(&mut pixels).expect("a PNG");
-        pixels[3 * 48]
-    };
+    let grey = |png: &[u8]| pixels(png)[3 * 48];
     assert!(grey(&last) > grey(&first) + 40, "{} after {}", grey(&last), grey(&first));
     assert!(matches!(work(&clip, Job::Frame { index: 12 }), Err(DecodeError::NoPicture { last: 11, .. })));
-    let sequence = [(Media::Png, png_of(64, 48, 9)), (Media::Jpeg, jpeg(&picture(64, 48, 99)).expect("small"))];
+    let sequence = [(Media::Png, files::png(64, 48, 9)), (Media::Jpeg, jpeg(&picture(64, 48, 99)).expect("small"))];
     let (about, _) = shared_picture(work(&sequence, Job::Probe).expect("two pictures"));
     assert_eq!((about.width, about.height, about.frames, about.fps), (64, 48, 2, 0.0));
 }
 
 #[test]
 fn pictures_come_at_the_size_and_rate_of_the_session() {
-    let clip = [(Media::Mp4, mp4(96, 64, 12, 12))];
+    let clip = [(Media::Mp4, files::mp4_at(96, 64, 12, 12))];
     let shape = Shape { width: 128, height: 72, fps: 24 };
     let job = |count, last| Job::Pictures { extraction: None, shape, count, last };
     let open = |answer: (FromDecoder, OwnedFd)| Pictures::open(answer.1).expect("a block of pictures");
@@ -106,11 +88,88 @@ fn pictures_come_at_the_size_and_rate_of_the_session() {
     assert_eq!(end, same);
     let canny = Job::Pictures { extraction: Some(Extraction::Canny), shape, count: 3, last: false };
     assert_eq!(open(work(&clip, canny).expect("edges")).count(), 3);
-    let known = extract::known();
-    for extraction in Extraction::ALL.into_iter().filter(|e| !known.contains(&e.name())) {
-        let preview = Job::Preview { extraction: Some(extraction), index: 0 };
-        assert!(matches!(work(&clip, preview), Err(DecodeError::Unsupported(_))));
+}
+
+/// Two rendered frames of a walking figure, 320x192.
+const WALK: [&[u8]; 2] = [include_bytes!("../../tests/data/walk_0.png"), include_bytes!("../../tests/data/walk_1.png")];
+
+fn walk() -> [(Media, Vec<u8>); 2] {
+    WALK.map(|file| (Media::Png, file.to_vec()))
+}
+
+fn pixels(png: &[u8]) -> Vec<u8> {
+    let mut reader = png::Decoder::new(std::io::Cursor::new(png)).read_info().expect("a PNG");
+    let mut pixels = vec![0; reader.output_buffer_size().expect("small")];
+    reader.next_frame(&mut pixels).expect("a PNG");
+    pixels
+}
+
+/// The judges that training starts with.
+fn judges() -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("training/start/judges")
+}
+
+fn judge_files() -> JudgeFiles {
+    let read = |name: &str| std::fs::read(judges().with_file_name(name)).expect("a file of the judge");
+    let [config, weights] = JUDGE_FILES;
+    JudgeFiles { config: read(config), weights: read(weights) }
+}
+
+#[test]
+fn what_is_extracted_is_what_the_model_takes_for_control_pictures() {
+    let shape = Shape { width: 320, height: 192, fps: 24 };
+    let frame = |png: &[u8]| video_prompt::Picture::new(320, 192, pixels(png)).expect("a frame");
+    let frames = WALK.map(frame);
+    let JudgeFiles { config, weights } = judge_files();
+    let mut judges = Judges::from_bytes(&judges(), JudgePart::Pose, &config, weights).expect("the judge loads");
+    for extraction in Extraction::ALL {
+        let job = Job::Pictures { extraction: Some(extraction), shape, count: 2, last: false };
+        let block = work_with(&walk(), job, Some(&judge_files())).expect("two frames");
+        let block = Pictures::open(block.1).expect("a block of pictures");
+        let wanted = control_pictures(extraction.name(), &frames, Some(&mut judges)).expect("control pictures");
+        assert_eq!(block.count(), 2);
+        for (i, wanted) in wanted.iter().enumerate() {
+            let mut found = Vec::new();
+            block.read(i as u64, &mut found).expect("it is there");
+            assert!(found == wanted.rgb(), "{}: picture {i} differs", extraction.name());
+        }
+        let lit = wanted[1].rgb().chunks(3).filter(|p| **p != wanted[1].rgb()[..3]).count();
+        assert!(lit > 50, "{}: there is something to see: {lit} pixels", extraction.name());
     }
+}
+
+#[test]
+fn a_pose_is_found_in_pictures_of_any_size_where_the_figure_is() {
+    let poses = |files: &[(Media, Vec<u8>)], width, height| {
+        let shape = Shape { width, height, fps: 24 };
+        let job = Job::Pictures { extraction: Some(Extraction::Pose), shape, count: 1, last: false };
+        let block = Pictures::open(work_with(files, job, Some(&judge_files())).expect("a pose").1).expect("pictures");
+        let mut rgb = Vec::new();
+        block.read(0, &mut rgb).expect("it is there");
+        let lit: Vec<usize> = (0..rgb.len() / 3).filter(|i| rgb[3 * i..][..3] != [0; 3]).collect();
+        assert!(!lit.is_empty(), "{width}x{height}: no pose");
+        let mean = |of: &dyn Fn(usize) -> usize| lit.iter().map(|i| of(*i)).sum::<usize>() / lit.len();
+        (mean(&|i| i % width as usize), mean(&|i| i / width as usize))
+    };
+    let (x, y) = poses(&walk(), 320, 192);
+    let twice = poses(&walk(), 640, 384);
+    assert!(twice.0.abs_diff(2 * x) < 12 && twice.1.abs_diff(2 * y) < 12, "{twice:?} at twice {:?}", (x, y));
+    // As high and narrower: both sides of the frame are cut off, the figure stays in the middle.
+    let narrow = poses(&walk(), 192, 192);
+    assert!((narrow.0 + 64).abs_diff(x) < 12 && narrow.1.abs_diff(y) < 12, "{narrow:?} of {:?}", (x, y));
+}
+
+#[test]
+fn poses_need_their_judge_and_say_so() {
+    let preview = || Job::Preview { extraction: Some(Extraction::Pose), index: 0 };
+    assert!(matches!(work(&walk(), preview()), Err(DecodeError::NoJudge)));
+    let broken = JudgeFiles { weights: vec![0; 40], ..judge_files() };
+    let Err(error) = work_with(&walk(), preview(), Some(&broken)) else { panic!("it was used") };
+    assert!(chain(&error).contains("judges/pose"), "{}", chain(&error));
+    let (about, _) = shared_picture(work_with(&walk(), preview(), Some(&judge_files())).expect("a pose"));
+    assert_eq!((about.width, about.height), (320, 192));
+    let names = [JudgePart::Pose.config_file(), JudgePart::Pose.weights_file()];
+    assert_eq!(names.map(|name| format!("{}/{name}", crate::model::judges::FOLDER)), JUDGE_FILES);
 }
 
 #[test]
@@ -120,46 +179,24 @@ fn what_cannot_be_read_is_refused_with_a_reason() {
         (&[(Media::Png, b"\x89PNG\r\n\x1a\nnonsense".to_vec())], "not a PNG"),
         (&[(Media::Jpeg, b"\xff\xd8\xff\xe0nonsense".to_vec())], "not a JPEG"),
         (&[(Media::Mp4, b"\x00\x00\x00\x18ftypisom".to_vec())], "not an MP4"),
-        (&[(Media::Png, png_of(64, 48, 1)), (Media::Png, png_of(48, 64, 1))], "pictures of 64x48 and of 48x64"),
-        (&[(Media::Png, png_of(8, 8, 1))], "8x8 pixels; allowed"),
-        (&[(Media::Mp4, mp4(64, 64, 2, 24)), (Media::Png, png_of(64, 64, 1))], "one clip, or pictures"),
+        (&[(Media::Png, files::png(64, 48, 1)), (Media::Png, files::png(48, 64, 1))], "pictures of 64x48 and of 48x64"),
+        (&[(Media::Png, files::png(8, 8, 1))], "8x8 pixels; allowed"),
+        (&[(Media::Mp4, files::mp4(64, 64, 2)), (Media::Png, files::png(64, 64, 1))], "one clip, or pictures"),
         (&[], "one clip, or pictures"),
     ];
     for (files, expected) in cases {
         let what = refused(files);
         assert!(what.contains(expected), "{what:?} does not say {expected:?}");
     }
-    let mut cut = mp4(64, 64, 6, 24);
+    let mut cut = files::mp4(64, 64, 6);
     cut.truncate(cut.len() / 2);
     refused(&[(Media::Mp4, cut)]);
-}
-
-/// A PNG that says it has `width` x `height` pixels, whose data are zeros compressed a thousand times.
-fn bomb(width: u32, height: u32) -> Vec<u8> {
-    let mut data = Vec::new();
-    let mut zlib = flate2::write::ZlibEncoder::new(&mut data, flate2::Compression::best());
-    zlib.write_all(&vec![0; 8 << 20]).expect("memory");
-    zlib.finish().expect("memory");
-    let mut head = Vec::from(width.to_be_bytes());
-    head.extend(height.to_be_bytes());
-    head.extend([8, 2, 0, 0, 0]);
-    let mut file = b"\x89PNG\r\n\x1a\n".to_vec();
-    for (kind, body) in [(b"IHDR", head), (b"IDAT", data), (b"IEND", Vec::new())] {
-        file.extend((body.len() as u32).to_be_bytes());
-        let mut crc = flate2::Crc::new();
-        crc.update(kind);
-        crc.update(&body);
-        file.extend(kind);
-        file.extend(&body);
-        file.extend(crc.sum().to_be_bytes());
-    }
-    file
 }
 
 #[test]
 fn a_picture_that_claims_to_be_huge_is_refused_before_it_is_unpacked() {
     for (width, height) in [(60_000, 60_000), (1921, 64), (64, 1089), (u32::MAX >> 1, 1)] {
-        let file = bomb(width, height);
+        let file = files::picture_bomb(width, height);
         assert!(file.len() < 64 * 1024, "it is a small file: {} bytes", file.len());
         let what = refused(&[(Media::Png, file)]);
         assert!(what.contains("allowed: 16x16 to 1920x1088") || what.contains("not a PNG"), "{what}");

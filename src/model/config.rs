@@ -277,11 +277,15 @@ impl Config {
     }
 }
 
-/// Parses one file.
+/// Reads and parses one file.
 pub(super) fn read<T: DeserializeOwned>(dir: &Path, name: &str) -> Result<T, ModelError> {
     let path = dir.join(name);
-    let bytes = read_limited(&path, super::limits::JSON_BYTES_MAX)?;
-    serde_json::from_slice(&bytes).map_err(|source| ModelError::Json { path, source })
+    parse(&path, &read_limited(&path, super::limits::JSON_BYTES_MAX)?)
+}
+
+/// Parses the bytes of the file at `path`.
+pub(super) fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, ModelError> {
+    serde_json::from_slice(bytes).map_err(|source| ModelError::Json { path: path.to_path_buf(), source })
 }
 
 /// Builds the errors of one file.

@@ -64,6 +64,8 @@ pub struct ModelInfo {
     pub sizes: Vec<[u32; 2]>,
     /// Kinds of video prompts that a session may have.
     pub video_prompts: Vec<String>,
+    /// True if the folder has the judge that finds a figure's joints, see [`judges`].
+    pub pose_judge: bool,
 }
 
 /// A model folder, read and checked once; shared by engines.
@@ -94,7 +96,8 @@ impl Model {
         let expected = instructnet::expected(&config.instruct, config.msdit.head_dim);
         loader.component(dir, instructnet::COMPONENT, instructnet::STEM, &expected)?;
         let (weights, parameters, hash) = loader.finish();
-        let info = info(&config, &tokenizer, hash, parameters);
+        let mut info = info(&config, &tokenizer, hash, parameters);
+        info.pose_judge = judges::Part::Pose.is_in(&dir.join(judges::FOLDER));
         Ok(Arc::new(Model { info, config, tokenizer, words, weights: Arc::new(weights) }))
     }
 
@@ -143,5 +146,6 @@ fn info(config: &Config, tokenizer: &TextTokenizer, hash: String, parameters: u6
         prompt_tokens_max: config.text.max_length.saturating_sub(perspective),
         sizes: index.sizes,
         video_prompts: index.video_prompts,
+        pose_judge: false,
     }
 }

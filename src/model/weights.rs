@@ -114,9 +114,36 @@ impl Loader {
             take(&path, &file, &mut wanted, &mut found)?;
             self.files.push((format!("{component}/{name}"), bytes));
         }
-        if let Some(missing) = expected.iter().find(|e| wanted.contains_key(e.name.as_str())) {
+        self.place_all(component, &folder.join(&names[0]), expected, found)
+    }
+
+    /// The same for a component whose one file, at `path`, was read by somebody else.
+    pub fn file(
+        &mut self,
+        component: &str,
+        path: &Path,
+        bytes: Vec<u8>,
+        expected: &[Expected],
+    ) -> Result<HostTensors, ModelError> {
+        let mut wanted: BTreeMap<&str, &Expected> = expected.iter().map(|e| (e.name.as_str(), e)).collect();
+        let mut found: BTreeMap<&str, Vec<f32>> = BTreeMap::new();
+        take(path, &open(path, &bytes)?, &mut wanted, &mut found)?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        self.files.push((format!("{component}/{name}"), bytes));
+        self.place_all(component, path, expected, found)
+    }
+
+    /// Puts what was found where it belongs. Errors: a tensor that is missing.
+    fn place_all(
+        &mut self,
+        component: &str,
+        path: &Path,
+        expected: &[Expected],
+        mut found: BTreeMap<&str, Vec<f32>>,
+    ) -> Result<HostTensors, ModelError> {
+        if let Some(missing) = expected.iter().find(|e| !found.contains_key(e.name.as_str())) {
             let dims = &missing.dims;
-            return Err(bad_tensor(&folder.join(&names[0]), &missing.name, format!("of shape {dims:?} is missing")));
+            return Err(bad_tensor(path, &missing.name, format!("of shape {dims:?} is missing")));
         }
         let mut host = HostTensors::new();
         for e in expected {

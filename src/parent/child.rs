@@ -45,7 +45,7 @@ impl RoleProcess {
         let (link, theirs) = Link::pair()?;
         link.set_timeout(LINK_LIMIT)?;
         let theirs: OwnedFd = theirs.as_fd().try_clone_to_owned()?;
-        let (child, log) = start(role, program, level, extra, &theirs)?;
+        let (child, log) = start(role, program, level, extra, &theirs, Stdio::null())?;
         Ok(RoleProcess { role, child, link, link_open: true, log, unfinished: Vec::new() })
     }
 
@@ -121,13 +121,15 @@ impl Drop for RoleProcess {
     }
 }
 
-/// Starts `program` again as `role` with `link` as its link to whoever asked. Answers where its log lines arrive, too.
+/// Starts `program` again as `role` with `link` as its link to whoever asked, and `input` to read. Answers where its
+/// log lines arrive, too.
 pub fn start(
     role: Role,
     program: &Path,
     level: ::log::LevelFilter,
     extra: &[(&str, &str)],
     link: &OwnedFd,
+    input: Stdio,
 ) -> io::Result<(Child, io::PipeReader)> {
     let (log, log_theirs) = io::pipe()?;
     fcntl(&log, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
@@ -140,7 +142,7 @@ pub fn start(
     }
     command.env(log::LEVEL_VARIABLE, level.as_str());
     command.envs(extra.iter().copied());
-    command.stdin(Stdio::null()).stdout(log_theirs.try_clone()?).stderr(log_theirs);
+    command.stdin(input).stdout(log_theirs.try_clone()?).stderr(log_theirs);
     // A group of its own: an interrupt from the terminal is for the parent, which then ends its roles in order.
     command.process_group(0).current_dir("/");
     // The parent has one thread, so no other process can be started while the descriptor is inheritable.

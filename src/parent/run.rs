@@ -320,7 +320,8 @@ impl Parent {
             }
         }
         for link in wanted {
-            self.decoders.start(&self.program, self.prepared.user.as_ref(), link);
+            let (user, model) = (self.prepared.user.as_ref(), &self.prepared.config.model.path);
+            self.decoders.start(&self.program, user, model, link);
         }
         events.push(Event::Tick);
         let now = self.started.elapsed();

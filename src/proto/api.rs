@@ -107,6 +107,10 @@ pub struct Vocabulary {
     /// Kinds of video prompts that the model was trained for; none: the list is empty.
     #[serde(default)]
     pub video_prompts: Vec<String>,
+    /// What can be taken from an upload: those kinds, whether or not the model was trained for them. Poses need a
+    /// network of the model that finds joints.
+    #[serde(default)]
+    pub extractions: Vec<String>,
 }
 
 /// Checks a prompt's length. Errors: it is empty or too long.
@@ -258,7 +262,7 @@ pub enum ServerMessage {
         resumed: bool,
         /// Number of the newest control that was accepted; the next one must be above it.
         seq: u32,
-        vocabulary: Vocabulary,
+        vocabulary: Box<Vocabulary>,
     },
     /// The generation waits for `position - 1` others.
     Queued {
@@ -318,6 +322,18 @@ pub enum State {
 }
 
 impl State {
+    /// In one word, as clients read it.
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Queued => "queued",
+            State::Running => "running",
+            State::Recovering => "recovering",
+            State::Done => "done",
+            State::Cancelled => "cancelled",
+            State::Failed => "failed",
+        }
+    }
+
     pub fn is_final(self) -> bool {
         matches!(self, State::Done | State::Cancelled | State::Failed)
     }

@@ -1,6 +1,7 @@
 //! What the api asks of a decoder, and what it answers: one job a process.
 //!
-//! A file of an upload is one of [`MEDIA`]; a job comes with all files of the upload in one descriptor.
+//! A file of an upload is one of [`MEDIA`]; a job comes with all files of the upload in one descriptor. What a decoder
+//! needs of the model comes from the parent, as a [`JudgeFiles`] on its standard input.
 
 use serde::{Deserialize, Serialize};
 
@@ -74,6 +75,16 @@ pub struct Shape {
     pub fps: u32,
 }
 
+/// Names of the files of the network that finds a figure's joints, in a model's folder.
+pub const JUDGE_FILES: [&str; 2] = ["judges/pose/config.json", "judges/pose/diffusion_pytorch_model.safetensors"];
+
+/// The files of the network that finds a figure's joints, as the model's folder has them. A decoder opens no file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JudgeFiles {
+    pub config: Vec<u8>,
+    pub weights: Vec<u8>,
+}
+
 /// The first and only message to a decoder. Descriptor: the files.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ToDecoder {
@@ -116,8 +127,8 @@ pub enum FromDecoder {
     Refused { what: String },
     /// There is no picture with this index; the last one.
     NoPicture { last: u32 },
-    /// This extraction is not part of this program.
-    Unsupported,
+    /// The extraction needs the network that finds joints, and there is none that can be used.
+    NoJudge,
 }
 
 #[cfg(test)]

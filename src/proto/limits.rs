@@ -48,6 +48,8 @@ pub const UPLOAD_BYTES_MAX: usize = 32 << 20;
 pub const UPLOAD_FILES_MAX: usize = 64;
 /// Pictures that are read from one upload, ten seconds at 24 frames/s.
 pub const PICTURES_MAX: u32 = 240;
+/// Files of the network that finds joints, together in bytes.
+pub const JUDGE_BYTES_MAX: usize = 64 << 20;
 /// Uploads kept for one client; the oldest must be deleted before another one is taken.
 pub const UPLOADS_MAX: usize = 16;
 /// An idempotency key.

@@ -149,7 +149,8 @@ fn facts() -> Facts {
         model_hash: "aa".repeat(32),
         device: "arithmetic".to_string(),
         vocabulary: Vocabulary {
-            video_prompts: vec!["canny".to_string()],
+            video_prompts: words(&["canny"]),
+            extractions: words(&["canny"]),
             weather: words(&["clear", "snow"]),
             lighting: words(&["day", "night"]),
             effects: words(&["none", "fire"]),

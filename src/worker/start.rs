@@ -11,7 +11,7 @@ use super::sessions::Sessions;
 use crate::compute::gpu::GpuOptions;
 use crate::compute::{self, DeviceInfo, DeviceKind, Precision};
 use crate::config::Config;
-use crate::model::{Engine, Model, ModelError, ModelInfo};
+use crate::model::{Engine, Model, ModelError, ModelInfo, video_prompt};
 use crate::proto::api::Vocabulary;
 use crate::proto::keys::Keys;
 use crate::proto::link::{
@@ -132,8 +132,15 @@ fn about(engine: &Engine, info: &ModelInfo, why: String, sandbox: String) -> Abo
             default_steps: info.default_steps,
             prompt_tokens_max: info.prompt_tokens_max,
             video_prompts: info.video_prompts.clone(),
+            extractions: extractions(info),
         },
     }
+}
+
+/// What a decoder can take from pictures, given what the model's folder has.
+fn extractions(info: &ModelInfo) -> Vec<String> {
+    let there = |kind: &&&str| **kind != video_prompt::POSE || info.pose_judge;
+    video_prompt::KINDS.iter().filter(there).map(|kind| kind.to_string()).collect()
 }
 
 /// One line for the log: what frames are made of, on what, and why there.

@@ -1,6 +1,7 @@
 //! What people do with the page over a longer while: make, play, find again, replay, continue, fork, delete, upload;
 //! and what the page does when the daemon goes away under it.
 
+use std::path::Path;
 use std::time::Duration;
 
 use gamegend::proto::api::Kind;
@@ -55,6 +56,8 @@ fn journey(browser: &Browser, base: &str, name: &str) {
     let (world, kind) = cards(browser).into_iter().find(|c| c.1 == "session").expect("the world");
     assert_eq!(kind, "session");
     browser.screenshot(&screenshots().join(format!("{name}-history.png")));
+    let lengths = "return [...document.querySelectorAll('#clips .length')].map((l) => parseFloat(l.textContent) > 1)";
+    assert_eq!(browser.script(lengths), json!([true, true]), "each tells how much was played");
     act(browser, &world, "Replay");
     let playing = "const v = document.getElementById('clip'); return !v.hidden && v.readyState >= 2";
     wait("the replay is made and plays", Duration::from_secs(120), || browser.script(playing) == Value::Bool(true));
@@ -71,6 +74,8 @@ fn journey(browser: &Browser, base: &str, name: &str) {
     open_view(browser, "history");
     wait("four are there", STEP_MAX, || cards(browser).len() == 4);
     act(browser, &world, "Delete");
+    assert_eq!(cards(browser).len(), 4, "it is asked first");
+    act(browser, &world, "Delete for good?");
     wait("one is gone", STEP_MAX, || cards(browser).len() == 3);
     assert!(cards(browser).iter().all(|c| c.0 != world));
     let choose = "const s = document.getElementById('history-kind'); s.value = 'replay';
@@ -96,6 +101,41 @@ fn a_world_is_played_kept_replayed_continued_and_deleted() {
 }
 
 #[test]
+fn a_page_that_was_closed_finds_its_world_running() {
+    if let Some(reason) = missing() {
+        return daemon::skip(&reason);
+    }
+    let scratch = Scratch::new("browser-return");
+    let browser = Browser::start(scratch.path());
+    let mut api = Api::start("return");
+    let peer = api.worker_up(Duration::ZERO);
+    let base = format!("http://{}/", api.address);
+    browser.size(1360, 900);
+    browser.go(&base);
+    wait("the daemon is ready", FIRST_FRAME_MAX, || text(&browser, "state") == "ready");
+    play_for(&browser, "a canyon", 30);
+    browser.go("about:blank");
+    browser.go(&base);
+    wait("the daemon is ready", FIRST_FRAME_MAX, || text(&browser, "state") == "ready");
+    open_view(&browser, "history");
+    wait("it is live", STEP_MAX, || {
+        browser.script("return document.querySelectorAll('.badge.now').length") == json!(1)
+    });
+    let (world, _) = cards(&browser).remove(0);
+    browser.settle();
+    browser.screenshot(&screenshots().join("page-live.png"));
+    act(&browser, &world, "Return");
+    wait("it goes on", FIRST_FRAME_MAX, || text(&browser, "state") == "connected" && frame_number(&browser) > 30);
+    browser.hold_keys(&["d"], || {
+        let held = || peer.asked.lock().expect("no panic").keys.last().is_some_and(|k| k.names() == ["D"]);
+        wait("it is steered", STEP_MAX, held);
+    });
+    assert_eq!(peer.asked.lock().expect("no panic").opened.len(), 1, "no other world began");
+    stop(&browser);
+    assert_eq!(browser.errors(), Vec::<String>::new(), "the console is clean");
+}
+
+#[test]
 fn the_same_journey_through_the_real_daemon() {
     if let Some(reason) = missing() {
         return daemon::skip(&reason);
@@ -104,6 +144,68 @@ fn the_same_journey_through_the_real_daemon() {
     let browser = Browser::start(scratch.path());
     let host = daemon::Daemon::start("journey", "cpu");
     journey(&browser, &format!("http://{}/", host.address), "daemon");
+}
+
+/// Number of the process that has a role in the daemon.
+fn role(host: &daemon::Daemon, name: &str) -> u32 {
+    let out = std::process::Command::new("pgrep")
+        .args(["-P", &host.pid().to_string(), "-f", &format!("[-]-role {name}")])
+        .output()
+        .expect("pgrep is there");
+    String::from_utf8_lossy(&out.stdout).trim().parse().unwrap_or_else(|_| panic!("no {name}: {}", host.log()))
+}
+
+#[test]
+fn the_real_daemon_reads_an_upload_and_comes_back_when_its_processes_are_killed() {
+    if let Some(reason) = missing() {
+        return daemon::skip(&reason);
+    }
+    let scratch = Scratch::new("browser-daemon-kill");
+    let browser = Browser::start(scratch.path());
+    let host = daemon::Daemon::start("kill", "cpu");
+    browser.size(1360, 900);
+    browser.go(&format!("http://{}/", host.address));
+    wait("the daemon is ready", FIRST_FRAME_MAX, || text(&browser, "state") == "ready");
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    let files = ["walk_0.png", "walk_1.png"].map(|name| data.join(name).display().to_string());
+    browser.type_into(&browser.find("#upload"), &files.join("\n"));
+    let shown = "const [a, b] = ['preview-source', 'preview-control'].map((i) => document.getElementById(i));
+                 return a.naturalWidth === 320 && b.naturalWidth === 320";
+    let choose = |kind: &str| {
+        browser.script(&format!(
+            "const s = document.getElementById('prompt-type'); s.value = {kind:?};
+             document.getElementById('preview-control').removeAttribute('src');
+             s.dispatchEvent(new Event('change')); return null"
+        ));
+    };
+    let judge = daemon::model_dir().join("judges/pose").exists();
+    for kind in ["canny", "motion_vectors", "pose"].into_iter().filter(|k| judge || *k != "pose") {
+        choose(kind);
+        wait("both previews are there", STEP_MAX, || browser.script(shown) == Value::Bool(true));
+    }
+    assert_eq!(text(&browser, "prompt-missing").contains("pose judge"), !judge);
+    browser.script("document.getElementById('video-prompt').scrollIntoView(); return null");
+    browser.settle();
+    browser.screenshot(&screenshots().join("daemon-upload.png"));
+
+    play_for(&browser, "a green meadow with mountains under a clear sky", 30);
+    for (role_name, away) in [("worker", "recovering"), ("api", "reconnecting")] {
+        let before = frame_number(&browser);
+        // Its state is seen for a moment only: the page notes all of them.
+        browser.script(
+            "window.seen = []; new MutationObserver(() => seen.push(document.getElementById('state').textContent))
+                 .observe(document.getElementById('state'), {childList: true, characterData: true, subtree: true});
+             return null",
+        );
+        daemon::signal(role(&host, role_name), "KILL");
+        let seen = || browser.script("return window.seen").to_string();
+        wait("the page says so", STEP_MAX, || seen().contains(away));
+        wait("it goes on", FIRST_FRAME_MAX, || {
+            text(&browser, "state") == "connected" && frame_number(&browser) > before + 12
+        });
+        println!("{role_name} killed at frame {before}: {}, now frame {}", seen(), frame_number(&browser));
+    }
+    stop(&browser);
 }
 
 #[test]
@@ -137,9 +239,15 @@ fn a_clip_is_uploaded_looked_at_and_leads_a_generation() {
     let playing = "const v = document.getElementById('clip'); return !v.hidden && v.readyState >= 2";
     wait("the clip plays", STEP_MAX, || browser.script(playing) == Value::Bool(true));
     // A kind that the model was not trained for can be looked at, not applied.
-    let choose = "const s = document.getElementById('prompt-type'); s.value = 'pose';
+    let choose = "const s = document.getElementById('prompt-type'); s.value = 'motion_vectors';
                   s.dispatchEvent(new Event('change')); return document.getElementById('apply').disabled";
     assert_eq!(browser.script(choose), Value::Bool(true));
+    wait("it is looked at", STEP_MAX, || browser.script(shown) == Value::Bool(true));
+    // One that cannot be taken from pictures cannot be chosen, and the page says why.
+    let pose =
+        "const o = document.querySelector('#prompt-type option[value=pose]'); return [o.disabled, o.textContent]";
+    assert_eq!(browser.script(pose), json!([true, "pose (unavailable)"]));
+    assert!(text(&browser, "prompt-missing").contains("has no pose judge"), "{}", text(&browser, "prompt-missing"));
     // What is no picture is refused in words.
     let fake = scratch.path().join("fake.png");
     std::fs::write(&fake, b"<svg onload=alert(1)>").expect("our own folder");

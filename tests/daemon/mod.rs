@@ -50,6 +50,11 @@ pub struct Daemon {
 impl Daemon {
     /// Starts a daemon on `device` and waits until it is ready.
     pub fn start(name: &str, device: &str) -> Daemon {
+        Daemon::start_on(name, device, &model_dir())
+    }
+
+    /// The same on the model of that folder.
+    pub fn start_on(name: &str, device: &str, model: &Path) -> Daemon {
         let dir = TempDir::new(name);
         let config = dir.0.join("gamegend.toml");
         let text = format!(
@@ -57,7 +62,7 @@ impl Daemon {
              [state]\ndirectory = \"{0}/state\"\n\
              pid_file = \"{0}/gamegend.pid\"\n[gpu]\ndevice = \"{device}\"\n[model]\npath = \"{1}\"\n",
             dir.0.display(),
-            model_dir().display()
+            model.display()
         );
         fs::write(&config, text).expect("the directory is new");
         let mut child = Command::new(env!("CARGO_BIN_EXE_gamegend"))

@@ -8,9 +8,14 @@ use openh264::formats::{RgbSliceU8, YUVBuffer};
 
 /// An MP4 at 24 frames/s whose frames become brighter.
 pub fn mp4(width: u32, height: u32, frames: u32) -> Vec<u8> {
+    mp4_at(width, height, frames, 24)
+}
+
+/// The same at another rate.
+pub fn mp4_at(width: u32, height: u32, frames: u32, fps: u32) -> Vec<u8> {
     let mut encoder = Encoder::new().expect("an encoder");
     let mut file = Vec::new();
-    let muxer = MuxerBuilder::new(&mut file).video(VideoCodec::H264, width, height, 24.0).build();
+    let muxer = MuxerBuilder::new(&mut file).video(VideoCodec::H264, width, height, f64::from(fps)).build();
     let mut muxer = muxer.expect("a muxer");
     for i in 0..frames {
         let mut rgb = vec![(i * 7) as u8; (width * height * 3) as usize];
@@ -21,7 +26,7 @@ pub fn mp4(width: u32, height: u32, frames: u32) -> Vec<u8> {
         }
         let source = RgbSliceU8::new(&rgb, (width as usize, height as usize));
         let coded = encoder.encode(&YUVBuffer::from_rgb8_source(source)).expect("a frame").to_vec();
-        muxer.write_video(f64::from(i) / 24.0, &coded, i == 0).expect("memory");
+        muxer.write_video(f64::from(i) / f64::from(fps), &coded, i == 0).expect("memory");
     }
     muxer.finish().expect("memory");
     file

@@ -11,6 +11,8 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -51,7 +53,17 @@ pub struct Api {
     link: Link,
     thread: Option<JoinHandle<ExitCode>>,
     generation: u32,
+    /// False while decoders do not answer.
+    decoders: Arc<AtomicBool>,
     _scratch: Scratch,
+}
+
+struct Held(Arc<AtomicBool>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
 }
 
 impl Api {
@@ -81,9 +93,16 @@ impl Api {
         link.send(&start, &[network.as_fd(), local.as_fd()]).expect("the role reads");
         let (ready, _) = link.recv::<FromApi>().expect("sound").expect("the role starts");
         assert!(matches!(ready, FromApi::Ready { build } if build == build_id()));
-        start_decoders(link.clone());
+        let decoders = Arc::new(AtomicBool::new(true));
+        start_decoders(link.clone(), decoders.clone());
         let state = state_directory;
-        Api { address, socket, state, link, thread: Some(thread), generation: 0, _scratch: scratch }
+        Api { address, socket, state, link, thread: Some(thread), generation: 0, decoders, _scratch: scratch }
+    }
+
+    /// Decoders that are started from now on never answer, until what this returns is dropped.
+    pub fn stop_decoders(&self) -> impl Drop + use<> {
+        self.decoders.store(false, Ordering::Release);
+        Held(self.decoders.clone())
     }
 
     /// The role with a worker that says hello.
@@ -95,11 +114,16 @@ impl Api {
 
     /// Brings the next worker and waits until the api knows it.
     pub fn worker_up(&mut self, stored_pause: Duration) -> Peer {
+        self.worker_up_as(stored_pause, peer::MODEL_HASH)
+    }
+
+    /// The same for a worker with weights of that hash.
+    pub fn worker_up_as(&mut self, stored_pause: Duration, model_hash: &'static str) -> Peer {
         self.generation += 1;
         let (theirs, ours) = Link::pair().expect("a socket pair");
         let up = ToApi::WorkerUp { generation: self.generation, pid: std::process::id() };
         self.link.send(&up, &[theirs.as_fd()]).expect("the role reads");
-        let peer = Peer::start(ours, stored_pause);
+        let peer = Peer::start_as(ours, stored_pause, model_hash);
         let client = self.local();
         eventually("the worker is known", || client.get("/readyz").status == 200);
         peer
@@ -113,6 +137,12 @@ impl Api {
 
     pub fn drain(&self) {
         self.link.send(&ToApi::Drain, &[]).expect("the role reads");
+    }
+
+    /// Ends the role so that another one goes on with its sessions.
+    pub fn hand_over(mut self) {
+        self.link.send(&ToApi::HandOver, &[]).expect("the role reads");
+        assert_eq!(self.wait(), ExitCode::SUCCESS);
     }
 
     /// Waits for the role's end.
@@ -158,11 +188,17 @@ impl Drop for Api {
 }
 
 /// What the parent does when the api wants a decoder, with threads instead of processes.
-fn start_decoders(link: Link) {
+fn start_decoders(link: Link, answering: Arc<AtomicBool>) {
     std::thread::spawn(move || {
         while let Ok(Some((FromApi::Decoder, fds))) = link.recv::<FromApi>() {
             for fd in fds {
-                std::thread::spawn(move || gamegend::decode::serve(&Link::from_fd(fd)));
+                let answering = answering.clone();
+                std::thread::spawn(move || {
+                    while !answering.load(Ordering::Acquire) {
+                        std::thread::sleep(Duration::from_millis(10));
+                    }
+                    gamegend::decode::serve(&Link::from_fd(fd), None)
+                });
             }
         }
     });

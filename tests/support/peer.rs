@@ -33,6 +33,7 @@ pub fn vocabulary() -> Vocabulary {
         default_steps: 2,
         prompt_tokens_max: 64,
         video_prompts: words(&["canny"]),
+        extractions: words(&["canny", "motion_vectors"]),
     }
 }
 
@@ -48,9 +49,16 @@ pub struct Asked {
     /// Pictures that came to be continued, and for video prompts: sessions, numbers and sizes.
     pub origins: Vec<(SessionNumber, u32, (u32, u32))>,
     pub leads: Vec<(SessionNumber, u32, (u32, u32))>,
+    /// Traces that came to be played back: sessions, and the ticks that they tell of.
+    pub scripts: Vec<(SessionNumber, u64)>,
     /// Frames made for each session.
     pub made: HashMap<SessionNumber, u64>,
 }
+
+/// A worker that is told to behave in a certain way by words of the prompt or instruction.
+pub const FAILS: &str = "this world fails";
+pub const FORGETS: &str = "this world forgets its trace";
+pub const TOO_LONG: &str = "too long for the model";
 
 pub struct Peer {
     link: Link,
@@ -61,6 +69,11 @@ pub struct Peer {
 impl Peer {
     /// Starts to work on this end of a link. `stored_pause` slows stored generations down, per frame.
     pub fn start(link: Link, stored_pause: Duration) -> Peer {
+        Peer::start_as(link, stored_pause, MODEL_HASH)
+    }
+
+    /// The same with weights of that hash.
+    pub fn start_as(link: Link, stored_pause: Duration, model_hash: &'static str) -> Peer {
         let asked = Arc::new(Mutex::new(Asked::default()));
         let (to_work, messages) = channel();
         let reader = link.clone();
@@ -72,7 +85,7 @@ impl Peer {
             }
         });
         let (writer, noted) = (link.clone(), asked.clone());
-        let thread = std::thread::spawn(move || work(&writer, &messages, &noted, stored_pause));
+        let thread = std::thread::spawn(move || work(&writer, &messages, &noted, (stored_pause, model_hash)));
         Peer { link, asked, thread: Some(thread) }
     }
 
@@ -98,6 +111,7 @@ impl Drop for Peer {
 }
 
 struct Playing {
+    model_hash: &'static str,
     open: OpenSession,
     ring: FrameRing,
     control: ControlReader,
@@ -111,7 +125,12 @@ struct Playing {
     recovered: bool,
 }
 
-fn work(link: &Link, messages: &Receiver<(ToWorker, Vec<OwnedFd>)>, asked: &Mutex<Asked>, pause: Duration) {
+fn work(
+    link: &Link,
+    messages: &Receiver<(ToWorker, Vec<OwnedFd>)>,
+    asked: &Mutex<Asked>,
+    (pause, model_hash): (Duration, &'static str),
+) {
     let about = AboutWorker {
         kept: 0,
         device: "test pictures".into(),
@@ -120,7 +139,7 @@ fn work(link: &Link, messages: &Receiver<(ToWorker, Vec<OwnedFd>)>, asked: &Mute
         precision: "none".into(),
         sandbox: "none".into(),
         model: "test-pictures".into(),
-        model_hash: MODEL_HASH.into(),
+        model_hash: model_hash.into(),
         parameters: 0,
         vocabulary: vocabulary(),
     };
@@ -132,7 +151,7 @@ fn work(link: &Link, messages: &Receiver<(ToWorker, Vec<OwnedFd>)>, asked: &Mute
     let mut stats_due = Instant::now();
     loop {
         match messages.recv_timeout(Duration::from_millis(1)) {
-            Ok((message, fds)) => obey(link, message, fds, &mut playing, asked),
+            Ok((message, fds)) => obey(link, message, (fds, model_hash), &mut playing, asked),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
@@ -167,7 +186,7 @@ fn work(link: &Link, messages: &Receiver<(ToWorker, Vec<OwnedFd>)>, asked: &Mute
 fn obey(
     link: &Link,
     message: ToWorker,
-    fds: Vec<OwnedFd>,
+    (fds, model_hash): (Vec<OwnedFd>, &'static str),
     playing: &mut HashMap<SessionNumber, Playing>,
     asked: &Mutex<Asked>,
 ) {
@@ -176,11 +195,23 @@ fn obey(
         ToWorker::Open(open) => {
             asked.lock().expect("no panic").opened.push((*open).clone());
             let number = open.session;
-            let (session, fd) = Playing::open(*open, fds, asked);
+            if open.prompt == FAILS {
+                let message = "the device was lost".to_string();
+                let failed = FromWorker::Failed { session: number, code: "device_lost".to_string(), message };
+                let _ = link.send(&failed, &[]);
+                return;
+            }
+            let (session, fd) = Playing::open(*open, (fds, model_hash), asked);
             let _ = link.send(&FromWorker::Opened { session: number }, &[fd.as_fd()]);
             playing.insert(number, session);
         }
         ToWorker::Instruct { session, seq, instruction, environment } => {
+            if instruction.as_deref() == Some(TOO_LONG) {
+                let message = "it has 300 tokens, 64 are allowed".to_string();
+                let refused = FromWorker::Refused { session, seq, code: "instruction_too_long".to_string(), message };
+                let _ = link.send(&refused, &[]);
+                return;
+            }
             let mut noted = asked.lock().expect("no panic");
             noted.instructions.push((seq, instruction));
             noted.environments.push(environment);
@@ -199,7 +230,11 @@ fn obey(
 }
 
 impl Playing {
-    fn open(open: OpenSession, fds: Vec<OwnedFd>, asked: &Mutex<Asked>) -> (Playing, OwnedFd) {
+    fn open(
+        open: OpenSession,
+        (fds, model_hash): (Vec<OwnedFd>, &'static str),
+        asked: &Mutex<Asked>,
+    ) -> (Playing, OwnedFd) {
         assert_eq!(fds.len(), open.descriptors());
         let mut fds = fds.into_iter();
         let control = ControlReader::open(fds.next().expect("a control block")).expect("a sound one");
@@ -214,7 +249,8 @@ impl Playing {
         noted.origins.extend(next(open.from_pictures).map(pictures));
         noted.leads.extend(next(open.video_prompt.is_some()).map(pictures));
         drop(noted);
-        next(open.replay).map(read);
+        let script = next(open.replay).map(read);
+        asked.lock().expect("no panic").scripts.extend(script.map(|s| (open.session, s.about.tick)));
         let (ring, fd) =
             FrameRing::create(open.width, open.height, RING_SLOTS, LATENT_ELEMENTS).expect("memory for a ring");
         let mut position = (0, 0);
@@ -226,6 +262,7 @@ impl Playing {
         }
         let recovered = open.keep_tick;
         let session = Playing {
+            model_hash,
             open,
             ring,
             control,
@@ -277,7 +314,8 @@ impl Playing {
 
     fn snapshot(&mut self, seq: u32, keys: Keys) {
         let about = About {
-            model_hash: MODEL_HASH.into(),
+            model_hash: self.model_hash.into(),
+            trace_dropped: u64::from(self.open.prompt == FORGETS),
             width: self.open.width,
             height: self.open.height,
             fps: self.open.fps,

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{broadcast, watch};
 
-pub use spec::{Inputs, Origin, Shown, Spec, Stored, VideoUnit, links, stored_as};
+pub use spec::{INPUTS, Inputs, Origin, Shown, Spec, Stored, VideoUnit, links, stored_as, stored_status};
 pub use viewing::Viewer;
 
 use super::limits::{CONTROLS_AWAITED_MAX, PROGRESS_PERIOD, VIDEO_UNITS_MAX, VIEWER_EVENTS_MAX};
@@ -216,9 +216,8 @@ impl Session {
                 word.clone_from(new);
             }
         }
-        if control.instruction.is_some() {
-            inner.instruction.clone_from(&control.instruction);
-        }
+        // The newest word holds: a text until a later control speaks of the environment, which then is what is told.
+        inner.instruction.clone_from(&control.instruction);
         Ok(Some(ToWorker::Instruct {
             session: self.spec.number,
             seq: control.seq,

@@ -6,8 +6,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::proto::api::{Kind, Links, VideoPrompt};
+use crate::frame::{Pictures, RingError, Snapshot};
+use crate::proto::api::{Kind, Links, SessionStatus, State, VideoPrompt};
 use crate::proto::link::SessionNumber;
+use crate::store::Generation;
+
+/// Names of what a session can begin with.
+const ORIGIN: &str = "origin";
+const LEAD: &str = "lead";
+const SCRIPT: &str = "script";
+pub const INPUTS: [&str; 3] = [ORIGIN, LEAD, SCRIPT];
 
 /// What a session was asked to be; it never changes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,17 +46,6 @@ pub struct Spec {
     pub created: u64,
 }
 
-impl Spec {
-    /// What the session cannot do without and no checkpoint has.
-    pub fn needs_more(&self) -> Option<&'static str> {
-        match (self.kind, &self.video_prompt) {
-            (Kind::Replay, _) => Some("the trace that it plays back"),
-            (_, Some(_)) => Some("its video prompt"),
-            _ => None,
-        }
-    }
-}
-
 /// What a session begins with, beside its spec. The descriptors stay as they are: a replay begins with the same.
 #[derive(Clone, Debug, Default)]
 pub struct Inputs {
@@ -59,6 +56,31 @@ pub struct Inputs {
     pub script: Option<Arc<OwnedFd>>,
 }
 
+impl Inputs {
+    /// Each by its name.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, &Arc<OwnedFd>)> {
+        let all = [self.origin.as_ref().map(Origin::fd), self.lead.as_ref(), self.script.as_ref()];
+        INPUTS.into_iter().zip(all).filter_map(|(name, fd)| Some((name, fd?)))
+    }
+
+    /// Takes what has that name. Errors: it is not what can be that; there is no such name.
+    pub fn take(&mut self, name: &str, fd: OwnedFd) -> Result<(), RingError> {
+        match name {
+            ORIGIN => self.origin = Some(Origin::of(fd)?),
+            LEAD => {
+                Pictures::open(&fd)?;
+                self.lead = Some(Arc::new(fd));
+            }
+            SCRIPT => {
+                Snapshot::read_fd(&fd)?;
+                self.script = Some(Arc::new(fd));
+            }
+            _ => return Err(RingError::NoSnapshot),
+        }
+        Ok(())
+    }
+}
+
 /// What a session continues.
 #[derive(Clone, Debug)]
 pub enum Origin {
@@ -67,6 +89,16 @@ pub enum Origin {
 }
 
 impl Origin {
+    /// What a descriptor holds. Errors: neither pictures nor a snapshot.
+    pub fn of(fd: OwnedFd) -> Result<Origin, RingError> {
+        let fd = Arc::new(fd);
+        if Pictures::open(&*fd).is_ok() {
+            return Ok(Origin::Pictures(fd));
+        }
+        Snapshot::read_fd(&*fd)?;
+        Ok(Origin::Snapshot(fd))
+    }
+
     pub fn fd(&self) -> &Arc<OwnedFd> {
         match self {
             Origin::Snapshot(fd) | Origin::Pictures(fd) => fd,
@@ -115,5 +147,33 @@ pub fn links(id: &str, stored: Stored) -> Links {
         cancel: format!("/api/v1/generate?id={id}"),
         video: (stored == Stored::Video).then(|| format!("/api/v1/video?id={id}")),
         poster: (stored != Stored::Nothing).then(|| format!("/api/v1/poster?id={id}")),
+    }
+}
+
+/// What is told of a stored thing whose session is gone.
+pub fn stored_status(g: &Generation) -> SessionStatus {
+    SessionStatus {
+        id: g.id.clone(),
+        kind: g.kind,
+        state: State::Done,
+        queue_position: None,
+        progress: 1.0,
+        frame_count: u64::from(g.frames),
+        frames: g.frames,
+        interactive: g.kind == Kind::Session,
+        prompt: g.prompt.clone(),
+        width: g.width,
+        height: g.height,
+        fps: g.fps,
+        steps: g.steps,
+        seed: g.seed,
+        perspective: g.perspective.clone(),
+        from: g.from.clone(),
+        video_prompt: g.video_prompt.clone(),
+        created: g.created,
+        frames_per_second: 0.0,
+        viewers: 0,
+        error: None,
+        links: links(&g.id, stored_as(g.kind, true)),
     }
 }

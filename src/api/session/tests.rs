@@ -53,6 +53,30 @@ fn keys_reach_the_control_block_and_text_reaches_the_worker() {
 }
 
 #[test]
+fn the_newest_of_text_and_environment_is_what_the_worker_is_told() {
+    let (session, _told) = session(None);
+    let say = |seq, weather: Option<&str>, text: Option<&str>| {
+        let control = Control {
+            seq,
+            weather: weather.map(str::to_string),
+            instruction: text.map(str::to_string),
+            ..Control::default()
+        };
+        let told = session.accept(&control, &words()).expect("valid");
+        let Some(ToWorker::Instruct { environment, instruction, .. }) = told else { panic!("not told: {told:?}") };
+        (environment.weather, instruction)
+    };
+    let (snow, storm) = (Some("snow".to_string()), Some("a storm begins".to_string()));
+    assert_eq!(say(1, None, Some("a storm begins")), (None, storm.clone()));
+    assert_eq!(say(2, Some("snow"), None), (snow.clone(), None), "the word came after the text");
+    assert_eq!(say(3, None, Some("a storm begins")), (snow.clone(), storm.clone()), "the text came after the word");
+    session.accept(&keys(4, &["W"]), &words()).expect("valid");
+    let (ToWorker::Open(open), _) = session.opening().expect("descriptors") else { panic!("no opening") };
+    assert_eq!(open.instruction, storm, "keys take no text back");
+    assert_eq!(say(5, Some("snow"), None), (snow, None));
+}
+
+#[test]
 fn a_control_must_be_newer_than_the_last() {
     let (session, _told) = session(None);
     session.accept(&keys(5, &[]), &words()).expect("valid");

@@ -149,7 +149,7 @@ impl Session {
             height: self.spec.height,
             fps: self.spec.fps,
             interactive: self.is_interactive(),
-            vocabulary,
+            vocabulary: Box::new(vocabulary),
         }
     }
 

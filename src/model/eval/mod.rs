@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::judges::{Judges, Part as Judge};
+use super::judges::{FOLDER as JUDGES, Judges, Part as Judge};
 use super::{Engine, Model, ModelError};
 use crate::compute::{ComputeError, Executor};
 use ceilings::Ceilings;
@@ -23,7 +23,6 @@ use maker::Maker;
 use protocol::Protocol;
 use report::{Report, object};
 
-const JUDGES: &str = "judges";
 /// The part of the prompts on which other numbers of steps are compared.
 const STEPS_SHARE: usize = 2;
 

@@ -6,8 +6,9 @@ use serde::Deserialize;
 
 use super::Part;
 use crate::model::ModelError;
-use crate::model::config::{Checker, read};
-use crate::model::limits::{CHANNELS_MAX, LAYERS_MAX};
+use crate::model::config::{Checker, parse};
+use crate::model::limits::{CHANNELS_MAX, JSON_BYTES_MAX, LAYERS_MAX};
+use crate::model::weights::read_limited;
 
 /// Size of the pictures that judges look at, in pixels.
 pub const WIDTH: usize = 160;
@@ -53,8 +54,14 @@ fn one() -> usize {
 impl JudgeConfig {
     /// Reads and checks the file of one judge below `dir`.
     pub fn load(dir: &Path, part: Part) -> Result<JudgeConfig, ModelError> {
-        let name = format!("{}/config.json", part.name());
-        let config: JudgeConfig = read(dir, &name)?;
+        let bytes = read_limited(&dir.join(part.config_file()), JSON_BYTES_MAX)?;
+        JudgeConfig::parse(dir, part, &bytes)
+    }
+
+    /// Checks the bytes of the file of one judge below `dir`.
+    pub fn parse(dir: &Path, part: Part, bytes: &[u8]) -> Result<JudgeConfig, ModelError> {
+        let name = part.config_file();
+        let config: JudgeConfig = parse(&dir.join(&name), bytes)?;
         config.check(&Checker::new(dir, &name), part)?;
         Ok(config)
     }

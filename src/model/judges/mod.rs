@@ -14,12 +14,15 @@ use std::sync::Arc;
 use super::ModelError;
 use super::video_prompt::{Joint, Picture, pose_picture};
 use super::weights::Loader;
+use crate::compute::cpu::CpuExecutor;
 use crate::compute::{DType, Executor, StateId, StateLayout};
 use config::JudgeConfig;
 pub use config::{HEIGHT, WIDTH};
 use network::{Head, Network};
 pub use small::Small;
 
+/// Folder of all judges in a model folder.
+pub const FOLDER: &str = "judges";
 const STEM: &str = "diffusion_pytorch_model";
 
 /// One of the judges.
@@ -41,6 +44,20 @@ impl Part {
             Part::Pose => "pose",
         }
     }
+
+    /// Its two files below the folder of all judges.
+    pub fn config_file(self) -> String {
+        format!("{}/config.json", self.name())
+    }
+
+    pub fn weights_file(self) -> String {
+        format!("{}/{STEM}.safetensors", self.name())
+    }
+
+    /// True if the folder of all judges has this one.
+    pub fn is_in(self, dir: &Path) -> bool {
+        [self.config_file(), self.weights_file()].iter().all(|name| dir.join(name).is_file())
+    }
 }
 
 /// A judge that is ready.
@@ -61,7 +78,7 @@ pub struct Judges {
 impl Judges {
     /// Reads judges from the folder that holds one folder for each. Errors: the file, field or tensor that is missing
     /// or wrong; errors of the device.
-    pub fn load(dir: &Path, parts: &[Part], mut executor: Box<dyn Executor>) -> Result<Judges, ModelError> {
+    pub fn load(dir: &Path, parts: &[Part], executor: Box<dyn Executor>) -> Result<Judges, ModelError> {
         let mut loader = Loader::new();
         let mut read = Vec::new();
         for &part in parts {
@@ -70,6 +87,25 @@ impl Judges {
             let head = Head::new(&config, part, host, loader.set());
             read.push((part, config, head));
         }
+        Judges::prepare(loader, read, executor)
+    }
+
+    /// One judge from the bytes of its two files, for a process that opens none, on one thread of the processor. `dir`
+    /// is where they came from, for messages. Errors: as [`Judges::load`].
+    pub fn from_bytes(dir: &Path, part: Part, config: &[u8], weights: Vec<u8>) -> Result<Judges, ModelError> {
+        let mut loader = Loader::new();
+        let config = JudgeConfig::parse(dir, part, config)?;
+        let path = dir.join(part.weights_file());
+        let host = loader.file(part.name(), &path, weights, &network::expected(&config, part))?;
+        let head = Head::new(&config, part, host, loader.set());
+        Judges::prepare(loader, vec![(part, config, head)], Box::new(CpuExecutor::new(1)?))
+    }
+
+    fn prepare(
+        loader: Loader,
+        read: Vec<(Part, JudgeConfig, Head)>,
+        mut executor: Box<dyn Executor>,
+    ) -> Result<Judges, ModelError> {
         let weights = Arc::new(loader.finish().0);
         executor.load_weights(&weights)?;
         let mut layout = StateLayout::default();
@@ -158,6 +194,11 @@ impl Judges {
 
     /// The pose of the figure in a picture as a control picture.
     pub fn pose(&mut self, picture: &Picture) -> Result<Picture, ModelError> {
+        Ok(pose_picture(&self.figure(picture)?, picture.width(), picture.height()))
+    }
+
+    /// Joints of the figure in a picture of a size that [`Small`] takes, in its pixels.
+    pub fn figure(&mut self, picture: &Picture) -> Result<Vec<Joint>, ModelError> {
         let small = Small::new(picture)?;
         let (factor, border) = (small.factor as f32, small.border as f32);
         let joint = |[x, y, seen]: [f32; 3]| Joint {
@@ -165,8 +206,7 @@ impl Judges {
             y: (y * HEIGHT as f32 - border) * factor,
             seen: seen > 0.0,
         };
-        let joints: Vec<Joint> = self.joints(&small)?.into_iter().map(joint).collect();
-        Ok(pose_picture(&joints, picture.width(), picture.height()))
+        Ok(self.joints(&small)?.into_iter().map(joint).collect())
     }
 }
 

@@ -46,6 +46,15 @@ impl Small {
         Ok(Small { pixels, factor, border })
     }
 
+    /// The size that is looked at and is nearest to a picture's, by width first.
+    pub fn nearest(width: u32, height: u32) -> (u32, u32) {
+        let (side, rows_max) = (WIDTH as u32, HEIGHT as u32);
+        let factor = ((width + side / 2) / side).max(1);
+        let pairs = (u64::from(height) * u64::from(side) / 2 + u64::from(width) / 2) / u64::from(width.max(1));
+        let rows = (2 * pairs).clamp(2, u64::from(rows_max)) as u32;
+        (side * factor, rows * factor)
+    }
+
     /// Brightness of every pixel by the weights of the colours.
     pub fn luma(&self, weights: [f32; 3]) -> impl Iterator<Item = f32> {
         self.pixels.chunks_exact(3).map(move |p| weights[0] * p[0] + weights[1] * p[1] + weights[2] * p[2])
