@@ -160,25 +160,27 @@ fn uploads_are_read_by_a_process_of_their_own_and_continued_by_the_model() {
     assert!(poster(&plain) != poster(&from), "the upload has no influence");
     let frame = host.get(&format!("/api/v1/videos/{from}/frames/7")).expect("an answer");
     assert_eq!((frame.status, &frame.body[1..4]), (200, &b"PNG"[..]));
-    // The types that the model was trained for are taken, the others are refused with what there is.
-    for kind in ["canny", "motion_vectors", "pose"].into_iter().filter(|k| !known.contains(&json!(k))) {
+    // The types that the model was trained for lead a clip, the others are refused with what there is.
+    for kind in ["canny", "motion_vectors", "pose"] {
         let prompt = json!({"type": kind, "upload": clip["id"]});
+        if known.contains(&json!(kind)) {
+            let led = host.generate(&with("video_prompt", prompt));
+            host.wait_done(&led);
+            assert!(poster(&led) != poster(&plain), "{kind} has no influence");
+            continue;
+        }
         let reply = host.post("/api/v1/generate", &with("video_prompt", prompt));
         assert_eq!((reply.status, &reply.json()["code"]), (422, &json!("video_prompts_unsupported")), "{kind}");
     }
     confined_decoders(&host);
 }
 
-/// A copy of the model with the judges that training starts with, or with none.
+/// A copy of the model, with its judges or without.
 fn model_folder(name: &str, judges: bool) -> daemon::TempDir {
     let dir = daemon::TempDir::new(name);
     copy(&daemon::model_dir(), &dir.0);
-    let own = dir.0.join("judges");
-    if own.exists() {
-        fs::remove_dir_all(&own).expect("a copy of our own");
-    }
-    if judges {
-        copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("training/start/judges"), &own);
+    if !judges {
+        fs::remove_dir_all(dir.0.join("judges")).expect("a copy of our own");
     }
     dir
 }

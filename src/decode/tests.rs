@@ -104,9 +104,9 @@ fn pixels(png: &[u8]) -> Vec<u8> {
     pixels
 }
 
-/// The judges that training starts with.
+/// The judges of the model that is shipped.
 fn judges() -> std::path::PathBuf {
-    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("training/start/judges")
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models/gamegen-x-mini/judges")
 }
 
 fn judge_files() -> JudgeFiles {
