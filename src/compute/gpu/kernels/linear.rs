@@ -1,6 +1,7 @@
 //! Matrix products and convolutions.
 
 use super::super::super::op::{Conv3x3, Linear};
+use super::super::super::tensor::View;
 use super::{Dispatch, Fill, KernelId, Lowering, act_code, by_fours, flags};
 
 /// Rows and columns of the tile that a workgroup of the tiled kernels computes.
@@ -19,7 +20,7 @@ const HAS_RES: usize = 4;
 
 pub(super) fn linear(l: &Lowering<'_>, op: &Linear) -> Dispatch {
     let (m, k, n) = (op.x.rows, op.x.cols, op.y.cols);
-    let kernel = match (by_fours(&op.x), m <= GEMV_ROWS_MAX) {
+    let kernel = match (by_fours(&op.x), l.seat_rows(m) <= GEMV_ROWS_MAX) {
         (false, _) => KernelId::LinearAny,
         (true, true) => KernelId::LinearGemv,
         (true, false) => KernelId::LinearTile,
@@ -48,7 +49,18 @@ pub(super) fn linear(l: &Lowering<'_>, op: &Linear) -> Dispatch {
     }
 }
 
-pub(super) fn conv3x3(l: &Lowering<'_>, op: &Conv3x3) -> Dispatch {
+pub(super) fn conv3x3(l: &Lowering<'_>, op: &Conv3x3) -> Vec<Dispatch> {
+    let pixels = op.height * op.width;
+    let part = |v: &View, n: usize| v.rows(n * pixels, pixels);
+    let one = |n| {
+        let (x, y, res) = (part(&op.x, n), part(&op.y, n), op.res.map(|r| part(&r, n)));
+        picture(l, &Conv3x3 { x, y, res, ..*op })
+    };
+    (0..op.x.rows / pixels).map(one).collect()
+}
+
+/// The convolution of one picture.
+fn picture(l: &Lowering<'_>, op: &Conv3x3) -> Dispatch {
     let (pixels, cout) = (op.y.rows, op.y.cols);
     let kernel = if by_fours(&op.x) { KernelId::Conv3x3Tile } else { KernelId::Conv3x3Any };
     let present = [(op.bias.is_some(), HAS_BIAS), (op.res.is_some(), HAS_RES)];
