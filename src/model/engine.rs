@@ -83,6 +83,8 @@ pub struct Engine {
     executor: Box<dyn Executor>,
     plans: HashMap<(FrameSize, u32), Arc<StreamPlans>>,
     encoders: HashMap<FrameSize, Encoder>,
+    /// Arithmetic of a frame, where it was asked for.
+    flops: HashMap<(FrameSize, u32), u64>,
     /// Most sessions of one run.
     batch_max: usize,
     /// The state of runs that belong to no session.
@@ -95,8 +97,8 @@ impl Engine {
         executor.load_weights(model.weights())?;
         // A processor gains nothing from a batch that would make up for the wait.
         let batch_max = if executor.device().kind == DeviceKind::VulkanGpu { BATCH_MAX } else { 1 };
-        let (plans, encoders) = (HashMap::new(), HashMap::new());
-        Ok(Engine { model, executor, plans, encoders, batch_max, no_session: None })
+        let (plans, encoders, flops) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Ok(Engine { model, executor, plans, encoders, flops, batch_max, no_session: None })
     }
 
     pub fn device(&self) -> &DeviceInfo {
@@ -379,6 +381,18 @@ impl Engine {
     /// Latent [N, Z] of the newest frame, for snapshots; zeros before the first one.
     pub fn last_latent<'a>(&self, session: &'a Session) -> &'a [f32] {
         session.stream.latent()
+    }
+
+    /// Arithmetic of a frame, the first one of a session aside. Errors: a size that is not allowed.
+    pub fn tick_flops(&mut self, width: u32, height: u32, steps: u32) -> Result<u64, ModelError> {
+        let size = frame_size(width, height)?;
+        let key = (size, steps);
+        if let Some(flops) = self.flops.get(&key) {
+            return Ok(*flops);
+        }
+        let flops = plans::tick_flops(&self.model, size, steps, self.device().precision)?;
+        self.flops.insert(key, flops);
+        Ok(flops)
     }
 
     /// Device memory that a session needs for its state in bytes; 0 for a size that is not allowed.

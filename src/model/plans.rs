@@ -274,6 +274,13 @@ pub fn tick_plan(x: &PlanContext<'_>, steps: u32, first: bool, kind: Option<&str
     Ok(TickPlan { recorded: net.finish()?, inputs, picture, latent: kept.tensor })
 }
 
+/// Arithmetic of a tick in floating-point operations.
+pub fn tick_flops(model: &Model, size: FrameSize, steps: u32, precision: Precision) -> Result<u64, ComputeError> {
+    let layout = SessionLayout::new(model.config(), size, steps as usize, precision);
+    let context = PlanContext { model, layout: &layout, size, precision, probing: false, seats: 1 };
+    Ok(tick_plan(&context, steps, false, None)?.recorded.plan.flops())
+}
+
 /// One pass of a frame that is given: its keys and values go into the rings, and the decoder remembers it.
 pub struct SeedPlan {
     pub recorded: Recorded,
