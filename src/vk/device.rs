@@ -32,8 +32,16 @@ pub struct Features {
     pub int64: bool,
     /// A kernel may ask for full subgroups and for their size.
     pub subgroup_size_control: bool,
-    /// `VK_KHR_cooperative_matrix`.
+    /// `VK_KHR_cooperative_matrix` with the memory model that its kernels are written in.
     pub cooperative_matrix: bool,
+}
+
+/// Sides of the matrices that a subgroup multiplies: 16-bit floats, [m, k] by [k, n], summed in 32-bit floats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MatrixShape {
+    pub m: u32,
+    pub n: u32,
+    pub k: u32,
 }
 
 /// Limits that a dispatch or a profile must know.
@@ -50,6 +58,10 @@ pub struct Limits {
     pub timestamp_mask: u64,
     /// Memory of the device in bytes.
     pub memory_bytes: u64,
+    /// Invocations of a workgroup.
+    pub local_max: u32,
+    /// The largest matrices that the device multiplies, if it does.
+    pub matrix: Option<MatrixShape>,
 }
 
 /// Taken by whoever uses memory that host and device share. See the parent module.
@@ -107,7 +119,10 @@ impl Device {
             CreateError::Missing(what) => unsupported(what),
             CreateError::Call(e) => e,
         })?;
-        let limits = limits(instance, physical, &properties, timestamp_bits);
+        let mut limits = limits(instance, physical, &properties, timestamp_bits);
+        if features.cooperative_matrix {
+            limits.matrix = matrix_shape(instance, physical);
+        }
         let timeline = match create_timeline(&raw) {
             Ok(timeline) => timeline,
             Err(e) => {
@@ -292,7 +307,10 @@ fn create(
         int16: core.shader_int16 != 0,
         int64: core.shader_int64 != 0,
         subgroup_size_control: has13.subgroup_size_control != 0 && has13.compute_full_subgroups != 0,
-        cooperative_matrix: has_matrix && has_coop.cooperative_matrix != 0 && has12.vulkan_memory_model != 0,
+        cooperative_matrix: has_matrix
+            && has_coop.cooperative_matrix != 0
+            && has12.vulkan_memory_model != 0
+            && has13.maintenance4 != 0,
     };
 
     let mut use11 = vk::PhysicalDeviceVulkan11Features::default().storage_buffer16_bit_access(features.float16);
@@ -359,7 +377,25 @@ fn limits(
         timestamp_ns: (timestamp_bits > 0).then_some(f64::from(properties.limits.timestamp_period)),
         timestamp_mask: u64::MAX.checked_shr(64 - timestamp_bits.min(64)).unwrap_or(0),
         memory_bytes: local.max().unwrap_or(0),
+        local_max: properties.limits.max_compute_work_group_invocations,
+        matrix: None,
     }
+}
+
+/// The largest shape of 16-bit matrices with 32-bit sums that a subgroup multiplies.
+fn matrix_shape(instance: &Instance, physical: vk::PhysicalDevice) -> Option<MatrixShape> {
+    let api = khr::cooperative_matrix::Instance::new(&instance.shared.entry, &instance.shared.raw);
+    // SAFETY: needs a device of this instance that lists the extension: called only if it does.
+    let all = unsafe { api.get_physical_device_cooperative_matrix_properties(physical) };
+    let all = all.inspect_err(|e| log::warn!("vulkan: the shapes of matrices are not known: {e}")).ok()?;
+    let (half, single) = (vk::ComponentTypeKHR::FLOAT16, vk::ComponentTypeKHR::FLOAT32);
+    let fits = |p: &&vk::CooperativeMatrixPropertiesKHR<'_>| {
+        (p.a_type, p.b_type, p.c_type, p.result_type) == (half, half, single, single)
+            && p.scope == vk::ScopeKHR::SUBGROUP
+            && p.k_size.is_multiple_of(8)
+    };
+    let best = all.iter().filter(fits).max_by_key(|p| p.m_size * p.n_size * p.k_size);
+    best.map(|p| MatrixShape { m: p.m_size, n: p.n_size, k: p.k_size })
 }
 
 fn create_timeline(raw: &ash::Device) -> Result<vk::Semaphore, VkError> {

@@ -29,10 +29,10 @@ use ash::vk;
 pub use cache::PipelineCache;
 pub use canary::Canary;
 pub use command::{CommandBuffer, Recorder, Stage};
-pub use device::{Device, Features, Limits};
+pub use device::{Device, Features, Limits, MatrixShape};
 pub use instance::{DeviceEntry, Instance, PhysicalKind, Validation, devices};
 pub use memory::{Buffer, Place};
-pub use pipeline::{PUSH_BYTES_MAX, Pipeline};
+pub use pipeline::{Module, PUSH_BYTES_MAX, Pipeline};
 
 /// What Vulkan can refuse. Everything else is a bug of the caller.
 #[derive(Debug, thiserror::Error)]

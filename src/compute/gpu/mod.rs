@@ -12,11 +12,11 @@ pub(crate) mod kernels;
 mod memory;
 mod record;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use self::kernels::KernelId;
+use self::kernels::{Matrix, Target, Variant};
 use self::memory::{Layout, State, Transfer, Weights};
 use self::record::{Addressing, Recording};
 use super::plan::Home;
@@ -24,7 +24,9 @@ use super::{
     ComputeError, DType, DeviceInfo, DeviceKind, Executor, Output, Plan, PlanId, Precision, Run, StateId, StateLayout,
     Tensor, WeightSet, run,
 };
-use crate::vk::{self, Buffer, Canary, Device, Instance, PhysicalKind, Pipeline, PipelineCache, Place, VkError};
+use crate::vk::{
+    self, Buffer, Canary, Device, Instance, Module, PhysicalKind, Pipeline, PipelineCache, Place, VkError,
+};
 
 pub use crate::vk::Validation;
 
@@ -41,11 +43,37 @@ impl From<VkError> for ComputeError {
     }
 }
 
+/// Which kernels a device runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tier {
+    /// Products, convolutions and attention on cooperative matrices, in f16; everything else as below.
+    Matrix,
+    /// Subgroup operations and registers: any device, any precision.
+    Subgroup,
+}
+
+impl Tier {
+    /// The name in the log, in the status and on command lines.
+    pub fn name(self) -> &'static str {
+        match self {
+            Tier::Matrix => "coopmat",
+            Tier::Subgroup => "subgroup",
+        }
+    }
+
+    /// The tier of that name.
+    pub fn parse(name: &str) -> Option<Tier> {
+        [Tier::Matrix, Tier::Subgroup].into_iter().find(|t| t.name() == name)
+    }
+}
+
 /// How to open a device.
 #[derive(Clone, Debug, Default)]
 pub struct GpuOptions {
     /// `None`: f16 on hardware that has it, else f32.
     pub precision: Option<Precision>,
+    /// `None`: the best that the device has.
+    pub tier: Option<Tier>,
     pub validation: Validation,
     /// File for the driver's compiled kernels; it need not exist, and `None` keeps none.
     pub pipeline_cache: Option<PathBuf>,
@@ -87,7 +115,8 @@ pub struct GpuExecutor {
     next_state: usize,
     weights: Weights,
     arena: Option<Arc<Buffer>>,
-    pipelines: HashMap<KernelId, Arc<Pipeline>>,
+    target: Target,
+    pipelines: HashMap<Variant, Arc<Pipeline>>,
     cache: PipelineCache,
     transfer: Transfer,
     canary: Arc<Canary>,
@@ -125,6 +154,15 @@ impl GpuExecutor {
             None if features.float16 && !software => Precision::F16,
             None => Precision::F32,
         };
+        let matrix = match options.tier {
+            Some(Tier::Subgroup) => None,
+            _ if precision != Precision::F16 => None,
+            _ => matrix(&device),
+        };
+        if options.tier == Some(Tier::Matrix) && matrix.is_none() {
+            let what = format!("{} has no cooperative matrices of 16-bit floats in {precision:?}", entry.name);
+            return Err(ComputeError::NoDevice { what });
+        }
         let checks = match instance.validation() {
             Validation::Off => "",
             _ => ", with validation layers",
@@ -133,7 +171,7 @@ impl GpuExecutor {
             kind: if software { DeviceKind::VulkanCpu } else { DeviceKind::VulkanGpu },
             name: entry.name.clone(),
             precision,
-            detail: format!("vulkan:{index}, subgroups of {}{checks}", limits.subgroup_size),
+            detail: format!("vulkan:{index}, {}, subgroups of {}{checks}", tier(matrix.as_ref()), limits.subgroup_size),
             memory_bytes: limits.memory_bytes,
         };
         Ok(GpuExecutor {
@@ -144,6 +182,7 @@ impl GpuExecutor {
             next_state: 0,
             weights: Weights::default(),
             arena: None,
+            target: Target { precision, matrix, tuned: BTreeMap::new() },
             pipelines: HashMap::new(),
             cache: PipelineCache::open(&device, options.pipeline_cache.as_deref())?,
             transfer: Transfer::new(&device)?,
@@ -186,12 +225,17 @@ impl GpuExecutor {
         Ok(())
     }
 
-    fn pipeline(&mut self, id: KernelId) -> Result<(), ComputeError> {
-        if !self.pipelines.contains_key(&id) {
-            let kernel = id.kernel();
-            let words = kernel.words(self.info.precision);
-            let pipeline = Pipeline::new(&self.device, &self.cache, kernel.name, words, kernel.push_bytes)?;
-            self.pipelines.insert(id, Arc::new(pipeline));
+    fn pipeline(&mut self, variant: Variant) -> Result<(), ComputeError> {
+        if !self.pipelines.contains_key(&variant) {
+            let (kernel, spec) = (variant.0.kernel(), variant.1);
+            let module = Module {
+                words: kernel.words(self.info.precision),
+                push_bytes: kernel.push_bytes,
+                spec: spec.values(),
+                subgroup: self.target.matrix.map(|m| m.lanes).filter(|_| !kernel.specs.is_empty()),
+            };
+            let pipeline = Pipeline::new(&self.device, &self.cache, kernel.name, module)?;
+            self.pipelines.insert(variant, Arc::new(pipeline));
         }
         Ok(())
     }
@@ -201,15 +245,15 @@ impl GpuExecutor {
         let addressing = Addressing::dry(plan, slots);
         let mut used = Vec::new();
         for step in &plan.steps {
-            for dispatch in kernels::lower(&step.op, plan, &addressing, self.info.precision) {
-                if !used.contains(&dispatch.kernel) {
-                    used.push(dispatch.kernel);
+            for dispatch in kernels::lower(&step.op, plan, &addressing, &self.target) {
+                if !used.contains(&dispatch.variant()) {
+                    used.push(dispatch.variant());
                 }
             }
         }
         let before = self.pipelines.len();
-        for id in used {
-            self.pipeline(id)?;
+        for variant in used {
+            self.pipeline(variant)?;
         }
         if self.pipelines.len() > before {
             self.cache.save();
@@ -226,10 +270,10 @@ impl GpuExecutor {
         let state = &self.states[&key.state.0];
         let arena = self.arena.as_ref().expect("`prepare` made the arena before it gave out the plan's id");
         let memory = record::Memory { prepared, state, weights: &self.weights, arena };
-        let steps = record::lower(&memory, self.info.precision)?;
-        let missing: Vec<KernelId> = steps.iter().flatten().map(|d| d.kernel).collect();
-        for id in missing {
-            self.pipeline(id)?;
+        let steps = record::lower(&memory, &self.target)?;
+        let needed: Vec<Variant> = steps.iter().flatten().map(|d| d.variant()).collect();
+        for variant in needed {
+            self.pipeline(variant)?;
         }
         let prepared = &self.plans[key.plan.0];
         let state = &self.states[&key.state.0];
@@ -365,6 +409,22 @@ impl Prepared {
             }
         })?;
         Ok(())
+    }
+}
+
+/// The matrix tier of a device, if it has one.
+fn matrix(device: &Device) -> Option<Matrix> {
+    let (limits, features) = (device.limits(), device.features());
+    let shape = limits.matrix.filter(|_| features.float16 && features.subgroup_size_control)?;
+    let (shared_bytes, local_max) = (limits.shared_bytes, limits.local_max);
+    Some(Matrix { shape, lanes: limits.subgroup_size, shared_bytes, local_max }).filter(Matrix::usable)
+}
+
+/// The tier in words.
+fn tier(matrix: Option<&Matrix>) -> String {
+    match matrix {
+        Some(Matrix { shape, .. }) => format!("{} kernels of {}x{}x{}", Tier::Matrix.name(), shape.m, shape.n, shape.k),
+        None => format!("{} kernels", Tier::Subgroup.name()),
     }
 }
 

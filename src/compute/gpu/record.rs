@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use super::super::plan::{Home, Plan};
 use super::super::tensor::{Param, Tensor};
-use super::super::{ComputeError, Precision, Profile};
+use super::super::{ComputeError, Profile};
 use super::hazard::Hazards;
-use super::kernels::{self, Addresses, Dispatch, KernelId};
+use super::kernels::{self, Addresses, Dispatch, Target, Variant};
 use super::memory::{Layout, State, Weights};
 use super::{Key, Prepared};
 use crate::vk::{Buffer, CommandBuffer, Device, Pipeline, Recorder, Stage};
@@ -84,10 +84,10 @@ impl Addresses for Addressing<'_> {
 }
 
 /// The dispatches of every step.
-pub(super) fn lower(memory: &Memory<'_>, precision: Precision) -> Result<Vec<Vec<Dispatch>>, ComputeError> {
+pub(super) fn lower(memory: &Memory<'_>, target: &Target) -> Result<Vec<Vec<Dispatch>>, ComputeError> {
     let addressing = Addressing::new(memory);
     let plan = &memory.prepared.plan;
-    let steps: Vec<_> = plan.steps.iter().map(|s| kernels::lower(&s.op, plan, &addressing, precision)).collect();
+    let steps: Vec<_> = plan.steps.iter().map(|s| kernels::lower(&s.op, plan, &addressing, target)).collect();
     assert_eq!(addressing.constants(), memory.prepared.constants, "lowering is the same each time");
     Ok(steps)
 }
@@ -104,7 +104,7 @@ pub(super) fn record(
     device: &Device,
     memory: &Memory<'_>,
     steps: &[Vec<Dispatch>],
-    pipelines: &HashMap<KernelId, Arc<Pipeline>>,
+    pipelines: &HashMap<Variant, Arc<Pipeline>>,
     key: &Key,
 ) -> Result<Recording, ComputeError> {
     let (prepared, plan) = (memory.prepared, &memory.prepared.plan);
@@ -136,7 +136,7 @@ pub(super) fn record(
                 // The dispatches of one operation build on each other.
                 r.barrier(Stage::Compute, Stage::Compute);
             }
-            r.dispatch(&pipelines[&dispatch.kernel], dispatch.push.bytes(), dispatch.grid);
+            r.dispatch(&pipelines[&dispatch.variant()], dispatch.push.bytes(), dispatch.grid);
         }
         if key.profiled {
             // Steps one after the other, so that each time is one step's.
@@ -154,7 +154,7 @@ pub(super) fn record(
     }
     r.barrier(Stage::Transfer, Stage::Host);
     let names = |(step, all): (&super::super::plan::Step, &Vec<Dispatch>)| {
-        let kernels: Vec<&str> = all.iter().map(|d| d.kernel.kernel().name).collect();
+        let kernels: Vec<String> = all.iter().map(Dispatch::label).collect();
         format!("{} {}", step.op.label(), kernels.join("+"))
     };
     let kernels = if key.profiled { plan.steps.iter().zip(steps).map(names).collect() } else { Vec::new() };

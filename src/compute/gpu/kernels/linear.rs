@@ -1,7 +1,7 @@
 //! Matrix products and convolutions.
 
 use super::super::super::op::{Conv3x3, Linear};
-use super::{Dispatch, Fill, KernelId, Lowering, act_code, by_fours, flags};
+use super::{Dispatch, Fill, KernelId, Lowering, Matrix, Product, act_code, by_fours, flags};
 
 /// Rows and columns of the tile that a workgroup of the tiled kernels computes.
 const TILE_ROWS: usize = 16;
@@ -19,10 +19,12 @@ const HAS_RES: usize = 4;
 
 pub(super) fn linear(l: &Lowering<'_>, op: &Linear) -> Dispatch {
     let (m, k, n) = (op.x.rows, op.x.cols, op.y.cols);
-    let kernel = match (by_fours(&op.x), m <= GEMV_ROWS_MAX) {
-        (false, _) => KernelId::LinearAny,
-        (true, true) => KernelId::LinearGemv,
-        (true, false) => KernelId::LinearTile,
+    let matrix = l.matrix(&[Some(op.x), op.gate, op.res, Some(op.y)]);
+    let kernel = match (matrix, by_fours(&op.x), m <= GEMV_ROWS_MAX) {
+        (Some(_), _, _) => KernelId::LinearCm,
+        (None, false, _) => KernelId::LinearAny,
+        (None, true, true) => KernelId::LinearGemv,
+        (None, true, false) => KernelId::LinearTile,
     };
     let present = [(op.bias.is_some(), HAS_BIAS), (op.gate.is_some(), HAS_GATE), (op.res.is_some(), HAS_RES)];
     let fill = Fill::new(kernel)
@@ -42,6 +44,10 @@ pub(super) fn linear(l: &Lowering<'_>, op: &Linear) -> Dispatch {
         .word("span", op.gate.map_or(m, |g| m / g.rows))
         .word("act", act_code(op.act))
         .word("flags", flags(&present));
+    if let Some(matrix) = matrix {
+        let tile = matrix.choose(&l.target.tuned, &Product { kernel, m, n, k });
+        return fill.spec(tile.spec(matrix, k)).over(tile.groups(m, n), 1);
+    }
     match kernel {
         KernelId::LinearTile => fill.over(m.div_ceil(TILE_ROWS), n.div_ceil(TILE_COLS)),
         _ => fill.over(m, n.div_ceil(GEMV_COLS)),
@@ -49,6 +55,9 @@ pub(super) fn linear(l: &Lowering<'_>, op: &Linear) -> Dispatch {
 }
 
 pub(super) fn conv3x3(l: &Lowering<'_>, op: &Conv3x3) -> Dispatch {
+    if let Some(matrix) = l.matrix(&[Some(op.x), op.res, Some(op.y)]) {
+        return conv3x3_matrix(l, op, matrix);
+    }
     let (pixels, cout) = (op.y.rows, op.y.cols);
     let kernel = if by_fours(&op.x) { KernelId::Conv3x3Tile } else { KernelId::Conv3x3Any };
     let present = [(op.bias.is_some(), HAS_BIAS), (op.res.is_some(), HAS_RES)];
@@ -74,4 +83,31 @@ pub(super) fn conv3x3(l: &Lowering<'_>, op: &Conv3x3) -> Dispatch {
             fill.over((pixels * cout).div_ceil(local), 1)
         }
     }
+}
+
+fn conv3x3_matrix(l: &Lowering<'_>, op: &Conv3x3, matrix: &Matrix) -> Dispatch {
+    let kernel = KernelId::Conv3x3Cm;
+    let (m, n, cin) = (op.y.rows, op.y.cols, op.x.cols);
+    let k = 9 * cin;
+    let present = [(op.bias.is_some(), HAS_BIAS), (op.res.is_some(), HAS_RES)];
+    let tile = matrix.choose(&l.target.tuned, &Product { kernel, m, n, k });
+    Fill::new(kernel)
+        .spec(tile.spec(matrix, k))
+        .address("x", l.view(&op.x))
+        .address("w", l.ctx.tensor(op.w))
+        .address("bias", l.optional_tensor(op.bias))
+        .address("res", l.optional_view(op.res.as_ref()))
+        .address("y", l.view(&op.y))
+        .word("m", m)
+        .word("n", n)
+        .word("k", k)
+        .word("height", op.height)
+        .word("width", op.width)
+        .word("cin", cin)
+        .word("x_stride", op.x.stride)
+        .word("res_stride", op.res.map_or(0, |r| r.stride))
+        .word("y_stride", op.y.stride)
+        .word("act", act_code(op.act))
+        .word("flags", flags(&present))
+        .over(tile.groups(m, n), 1)
 }

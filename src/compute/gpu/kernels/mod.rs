@@ -10,18 +10,25 @@ mod linear;
 mod norm;
 mod pointwise;
 pub mod table;
+pub mod tile;
 
 #[cfg(test)]
 mod contract;
+
+use std::collections::BTreeMap;
 
 use super::super::op::{Act, Op};
 use super::super::plan::Plan;
 use super::super::tensor::{Param, Precision, Tensor, View};
 
 pub use table::{Field, FieldKind, KernelId};
+pub use tile::{Matrix, Product, Tile};
 
 /// Push constants that every Vulkan device has room for.
 pub const PUSH_BYTES_MAX: usize = 128;
+
+/// Specialization constants of a kernel at most.
+pub const SPECS_MAX: usize = 16;
 
 /// Fewest lanes of a subgroup: kernels spread values over eight of them.
 pub const SUBGROUP_MIN: u32 = 8;
@@ -50,18 +57,67 @@ impl Push {
     }
 }
 
+/// Specialization constants of one pipeline, by their numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Spec {
+    values: [u32; SPECS_MAX],
+    len: usize,
+}
+
+impl Spec {
+    /// # Panics
+    /// If there are more than [`SPECS_MAX`]; the table has no such kernel.
+    pub fn new(values: &[u32]) -> Spec {
+        let mut all = [0; SPECS_MAX];
+        all[..values.len()].copy_from_slice(values);
+        Spec { values: all, len: values.len() }
+    }
+
+    pub fn values(&self) -> &[u32] {
+        &self.values[..self.len]
+    }
+}
+
+/// What names a pipeline: a kernel with its specialization constants.
+pub type Variant = (KernelId, Spec);
+
 /// One launch of a kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dispatch {
     pub kernel: KernelId,
+    pub spec: Spec,
     pub push: Push,
     /// Workgroups in each dimension.
     pub grid: [u32; 3],
 }
 
+impl Dispatch {
+    pub fn variant(&self) -> Variant {
+        (self.kernel, self.spec)
+    }
+
+    /// The kernel, and its tile if it has one, as profiles name it.
+    pub fn label(&self) -> String {
+        let (kernel, spec) = (self.kernel.kernel(), self.spec.values());
+        let value = |name: &str| kernel.specs.iter().position(|s| *s == name).map(|i| spec[i].to_string());
+        let sides: Vec<String> = ["BM", "BN", "BK"].into_iter().filter_map(value).collect();
+        if sides.is_empty() { kernel.name.to_string() } else { format!("{} {}", kernel.name, sides.join("x")) }
+    }
+}
+
+/// What operations are lowered for.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub precision: Precision,
+    /// The matrix tier, if the device has it and it is wanted; it works in f16.
+    pub matrix: Option<Matrix>,
+    /// The tiles that were measured to be the best.
+    pub tuned: BTreeMap<Product, Tile>,
+}
+
 /// The dispatches of an operation, in order; each sees what the ones before it wrote.
-pub fn lower(op: &Op, plan: &Plan, ctx: &dyn Addresses, precision: Precision) -> Vec<Dispatch> {
-    let lowering = Lowering { plan, ctx, elem_bytes: precision.dtype().bytes() as u64 };
+pub fn lower(op: &Op, plan: &Plan, ctx: &dyn Addresses, target: &Target) -> Vec<Dispatch> {
+    let lowering = Lowering { plan, ctx, target, elem_bytes: target.precision.dtype().bytes() as u64 };
     let l = &lowering;
     vec![match op {
         Op::Linear(op) => linear::linear(l, op),
@@ -87,10 +143,17 @@ pub fn lower(op: &Op, plan: &Plan, ctx: &dyn Addresses, precision: Precision) ->
 struct Lowering<'a> {
     plan: &'a Plan,
     ctx: &'a dyn Addresses,
+    target: &'a Target,
     elem_bytes: u64,
 }
 
 impl Lowering<'_> {
+    /// The matrix tier, if every one of these views can be loaded by eights.
+    fn matrix(&self, views: &[Option<View>]) -> Option<&Matrix> {
+        let half = self.target.precision == Precision::F16;
+        self.target.matrix.as_ref().filter(|_| half && views.iter().flatten().all(|v| by(8, v)))
+    }
+
     /// Address of a view's first element.
     fn view(&self, v: &View) -> u64 {
         self.ctx.tensor(v.tensor) + v.offset as u64 * self.elem_bytes
@@ -108,13 +171,18 @@ impl Lowering<'_> {
 /// Fills in push constants in the order of the table.
 struct Fill {
     kernel: KernelId,
+    spec: Spec,
     push: Push,
     next: usize,
 }
 
 impl Fill {
     fn new(kernel: KernelId) -> Fill {
-        Fill { kernel, push: Push { bytes: [0; PUSH_BYTES_MAX], len: 0 }, next: 0 }
+        Fill { kernel, spec: Spec::default(), push: Push { bytes: [0; PUSH_BYTES_MAX], len: 0 }, next: 0 }
+    }
+
+    fn spec(self, spec: Spec) -> Fill {
+        Fill { spec, ..self }
     }
 
     /// # Panics
@@ -148,9 +216,10 @@ impl Fill {
     fn over(self, groups: usize, across: usize) -> Dispatch {
         let kernel = self.kernel.kernel();
         assert_eq!(self.next, kernel.fields.len(), "push constants of {}", kernel.name);
+        assert_eq!(self.spec.len, kernel.specs.len(), "specialization constants of {}", kernel.name);
         let fits = |n: usize| u32::try_from(n).expect("a grid is no larger than its tensors");
         let grid = [fits(groups.min(GRID_X_MAX)), fits(across), fits(groups.div_ceil(GRID_X_MAX))];
-        Dispatch { kernel: self.kernel, push: self.push, grid }
+        Dispatch { kernel: self.kernel, spec: self.spec, push: self.push, grid }
     }
 }
 
@@ -170,6 +239,11 @@ fn flags(present: &[(bool, usize)]) -> usize {
 
 /// Kernels may load four neighbouring elements of this view at once.
 fn by_fours(v: &View) -> bool {
-    let stride_fits = v.rows == 1 || v.stride.is_multiple_of(4);
-    v.offset.is_multiple_of(4) && v.cols.is_multiple_of(4) && stride_fits
+    by(4, v)
+}
+
+/// Kernels may load `count` neighbouring elements of this view at once.
+fn by(count: usize, v: &View) -> bool {
+    let stride_fits = v.rows == 1 || v.stride.is_multiple_of(count);
+    v.offset.is_multiple_of(count) && v.cols.is_multiple_of(count) && stride_fits
 }
