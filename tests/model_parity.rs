@@ -148,7 +148,8 @@ fn encodes(scale: usize, fixture: &Fixture) {
         let mut values: Vec<Vec<f32>> = names.iter().map(|(_, t)| room(*t)).collect();
         let mut outputs: Vec<_> = names.iter().zip(&mut values).map(|((_, t), v)| (*t, Output::F32(v))).collect();
         let inputs = [(input, &pixels[..])];
-        let run = Run { plan: id, state, inputs: &inputs, params: &[], outputs: &mut outputs, profile: None };
+        let run =
+            Run { plan: id, states: &[state], inputs: &inputs, params: &[], outputs: &mut outputs, profile: None };
         executor.run(run).expect("it runs");
         assert!(names.len() > 5);
         for ((name, _), value) in names.iter().zip(&values) {
@@ -188,7 +189,8 @@ fn decodes(scale: usize, fixture: &Fixture) {
             let mut outputs: Vec<_> = outputs.collect();
             let latents = fixture.rows(&format!("decoder.{frame}.latent"));
             let inputs = [(latent, &latents[..])];
-            let run = Run { plan, state, inputs: &inputs, params: &[], outputs: &mut outputs, profile: None };
+            let run =
+                Run { plan, states: &[state], inputs: &inputs, params: &[], outputs: &mut outputs, profile: None };
             executor.run(run).expect("it runs");
             assert!(values.len() > 6);
             for ((name, _), value) in recorded.probes.iter().zip(&values) {

@@ -293,7 +293,7 @@ fn tick(
     let params = [n % FRAMES as u32, (n + 1).min(FRAMES as u32)];
     let inputs: [(Tensor, &[f32]); 1] = [(plan.inputs[0], &x)];
     let outputs = &mut [(plan.outputs[0], Output::F32(&mut y))];
-    let run = Run { plan: id, state, inputs: &inputs, params: &params, outputs, profile: None };
+    let run = Run { plan: id, states: &[state], inputs: &inputs, params: &params, outputs, profile: None };
     executor.run(run).expect("the run fits its plan");
     y
 }
@@ -347,8 +347,14 @@ fn a_profile_has_every_step() {
         let mut profile = Profile::default();
         let x = vec![0.5; TOKENS * WIDTH];
         let inputs: [(Tensor, &[f32]); 1] = [(plan.inputs[0], &x)];
-        let run =
-            Run { plan: id, state, inputs: &inputs, params: &[0, 1], outputs: &mut [], profile: Some(&mut profile) };
+        let run = Run {
+            plan: id,
+            states: &[state],
+            inputs: &inputs,
+            params: &[0, 1],
+            outputs: &mut [],
+            profile: Some(&mut profile),
+        };
         executor.run(run).expect("the run fits its plan");
         assert_eq!(profile.entries.len(), plan.steps.len());
         assert!(profile.total().as_nanos() > 0, "{:?}", profile.entries);
@@ -372,7 +378,7 @@ fn misuse_is_an_error_that_names_it() {
         let x = vec![0.5; TOKENS * WIDTH];
         let inputs: [(Tensor, &[f32]); 1] = [(plan.inputs[0], &x)];
         let params = [FRAMES as u32, 1];
-        let run = Run { plan: id, state, inputs: &inputs, params: &params, outputs: &mut [], profile: None };
+        let run = Run { plan: id, states: &[state], inputs: &inputs, params: &params, outputs: &mut [], profile: None };
         let beyond = executor.run(run).expect_err("the slot is beyond the ring").to_string();
         assert!(beyond.contains("remember"), "{beyond}");
         let entry = executor.read_state(state, 9, &mut []).expect_err("there are two entries").to_string();

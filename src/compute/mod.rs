@@ -94,11 +94,15 @@ pub enum Output<'a> {
 /// One replay of a plan.
 pub struct Run<'a> {
     pub plan: PlanId,
-    pub state: StateId,
-    /// Every input of the plan with its values; rounded to the tensor's type.
+    /// The sessions in the seats of the plan, from the first one on: at least one, and all of them different. What the
+    /// seats without a session compute is lost.
+    pub states: &'a [StateId],
+    /// Every input of the plan with its values, rounded to the tensor's type: once for each session, in the order of the
+    /// seats.
     pub inputs: &'a [(Tensor, &'a [f32])],
+    /// The params of each session one after the other.
     pub params: &'a [u32],
-    /// Any of the plan's outputs.
+    /// Any of the plan's outputs: for each of them once for each session, in the order of the seats.
     pub outputs: &'a mut [(Tensor, Output<'a>)],
     /// Filled with a time for each step, at the price of a slower run.
     pub profile: Option<&'a mut Profile>,

@@ -273,7 +273,7 @@ impl Engine {
             let outputs = &mut [(plan.latent, Output::F32(&mut latent))];
             self.executor.run(Run {
                 plan: *id,
-                state: state.0,
+                states: &[state.0],
                 inputs: &inputs,
                 params: &[],
                 outputs,

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use crate::compute::op::{
-    Act, Attention, Conv3x3, Copy, HeadNorm, Linear, Norm, NormKind, Op, RingAttention, RingWrite, Rope,
+    Act, Attention, Conv3x3, Copy, Groups, HeadNorm, Linear, Norm, NormKind, Op, RingAttention, RingWrite, Rope,
 };
 use crate::compute::{ComputeError, Param, Plan, PlanBuilder, Precision, StateLayout, Tensor, View, WeightSet};
 
@@ -201,7 +201,7 @@ impl Net {
         bias: Option<Tensor>,
     ) -> Result<View, ComputeError> {
         let y = self.temp("attention", q.rows, q.cols);
-        self.push("attention", Attention { q, k, v, heads, scale, key_count, bias, y })?;
+        self.push("attention", Attention { q, k, v, heads, scale, key_count, bias, groups: Groups::ONE, y })?;
         Ok(y)
     }
 

@@ -169,7 +169,7 @@ fn frame_inputs(
     let keys = x.input(net, "keys", 1, 2 * c.instruct.action_count); // [1, 2A]
     let cos = net.builder().input("rope_time_cos", &[1, m.head_dim], DType::F32);
     let sin = net.builder().input("rope_time_sin", &[1, m.head_dim], DType::F32);
-    let rope_time = Rope { cos, sin };
+    let rope_time = Rope { cos, sin, each: 1 };
     let actions = instructnet::actions(net, &c.instruct, keys)?;
     let latent = kind.map(|_| x.input(net, "video_prompt", x.tokens(), m.latent_channels)); // [N, Z]
     let video = match kind.zip(latent) {

@@ -219,7 +219,7 @@ impl Stream {
         let inputs = [(plan.words, &words[..]), (plan.features, &features), (plan.conditions, &conditions)];
         let run = Run {
             plan: *id,
-            state: self.state,
+            states: &[self.state],
             inputs: &inputs,
             params: &[self.text_count],
             outputs: &mut [],
@@ -235,7 +235,7 @@ impl Stream {
         let Ready { plan, id } = &self.plans.instruction;
         let run = Run {
             plan: *id,
-            state: self.state,
+            states: &[self.state],
             inputs: &[(plan.words, &words)],
             params: &[ids.len() as u32],
             outputs: &mut [],
@@ -313,7 +313,7 @@ impl Stream {
         let frame = self.frame(&plans, keys);
         let run = Run {
             plan: *id,
-            state: self.state,
+            states: &[self.state],
             inputs: &inputs(&plan.inputs, &self.tokens, &frame, (&conditions, &video)),
             params: &self.params(),
             outputs: &mut [(plan.picture, Output::Bytes(picture)), (plan.latent, Output::F32(&mut self.latent))],
@@ -368,7 +368,7 @@ impl Stream {
         let frame = self.frame(&plans, keys);
         let run = Run {
             plan: *id,
-            state: self.state,
+            states: &[self.state],
             inputs: &inputs(&plan.inputs, &self.tokens, &frame, (condition, &video)),
             params: &self.params(),
             outputs: &mut [(plan.velocity, Output::F32(velocity))],

@@ -102,7 +102,7 @@ impl SessionLayout {
     }
 
     pub(super) fn rope_space(&self, net: &mut Net) -> Rope {
-        Rope { cos: net.state(self.rope_cos).tensor, sin: net.state(self.rope_sin).tensor }
+        Rope { cos: net.state(self.rope_cos).tensor, sin: net.state(self.rope_sin).tensor, each: 1 }
     }
 
     pub(super) fn modulation(&self, net: &mut Net) -> Modulation {

@@ -201,6 +201,11 @@ impl Weights {
     }
 }
 
+/// Where the entries of a session's state lie in it.
+pub(super) fn state_places(layout: &StateLayout) -> Layout {
+    Layout::new(layout.entries().iter().map(|(_, shape, dtype)| (shape.elements() * dtype.bytes()) as u64))
+}
+
 /// A session's state on the device.
 pub(super) struct State {
     pub layout: Arc<StateLayout>,
@@ -211,8 +216,7 @@ pub(super) struct State {
 
 impl State {
     pub fn new(device: &Device, id: usize, layout: &Arc<StateLayout>) -> Result<State, ComputeError> {
-        let sizes = layout.entries().iter().map(|(_, shape, dtype)| (shape.elements() * dtype.bytes()) as u64);
-        let places = Layout::new(sizes);
+        let places = state_places(layout);
         let buffer = Arc::new(Buffer::new(device, &format!("state {id}"), places.bytes(), Place::Device)?);
         let mut r = Recorder::new(device, "zero a state", 0)?;
         r.zero(&buffer);

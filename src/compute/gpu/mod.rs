@@ -86,21 +86,24 @@ struct Prepared {
     slots: Layout,
     /// Constants among the params, in the order in which they follow the slots of a run.
     constants: Vec<u32>,
-    /// Params first, then every input.
+    /// The table of states, params of every seat and constants, then every input.
     upload: Arc<Buffer>,
     inputs: Layout,
     /// Every output.
     download: Arc<Buffer>,
     outputs: Layout,
-    /// Where kernels read params.
+    /// Where kernels read the table of states and params.
     params: Arc<Buffer>,
+    /// Where the entries of a session's state lie in it.
+    places: Layout,
 }
 
 /// What a recording depends on.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Key {
     plan: PlanId,
-    state: StateId,
+    /// The session of a plan with one seat. With several of them a recording finds the sessions in a table.
+    state: Option<StateId>,
     /// Outputs that are copied to the host, in the plan's order.
     outputs: Vec<Tensor>,
     profiled: bool,
@@ -267,7 +270,7 @@ impl GpuExecutor {
             return Ok(());
         }
         let prepared = &self.plans[key.plan.0];
-        let state = &self.states[&key.state.0];
+        let state = key.state.map(|id| &self.states[&id.0]);
         let arena = self.arena.as_ref().expect("`prepare` made the arena before it gave out the plan's id");
         let memory = record::Memory { prepared, state, weights: &self.weights, arena };
         let steps = record::lower(&memory, &self.target)?;
@@ -276,12 +279,22 @@ impl GpuExecutor {
             self.pipeline(variant)?;
         }
         let prepared = &self.plans[key.plan.0];
-        let state = &self.states[&key.state.0];
+        let state = key.state.map(|id| &self.states[&id.0]);
         let arena = self.arena.as_ref().expect("as above");
         let memory = record::Memory { prepared, state, weights: &self.weights, arena };
         let recording = record::record(&self.device, &memory, &steps, &self.pipelines, key)?;
         self.recordings.insert(key.clone(), recording);
         Ok(())
+    }
+
+    /// Records a plan of several seats with all of its outputs, so that no tick has to.
+    fn record_batch(&mut self, id: PlanId) -> Result<(), ComputeError> {
+        let plan = &self.plans[id.0].plan;
+        if plan.seats() == 1 {
+            return Ok(());
+        }
+        let key = Key { plan: id, state: None, outputs: plan.outputs.clone(), profiled: false };
+        self.record(&key)
     }
 
     fn state(&self, id: StateId) -> Result<&State, ComputeError> {
@@ -323,7 +336,9 @@ impl Executor for GpuExecutor {
         self.grow_arena(slots.bytes())?;
         let constants = self.compile(&plan, &slots)?;
         let size = |&t: &Tensor| plan.tensors.bytes(t) as u64;
-        let params_bytes = 4 * (plan.param_count + constants.len()).max(1) as u64;
+        let table_bytes = Prepared::table_bytes(plan.seats());
+        let words = plan.seats() * plan.param_count + constants.len();
+        let params_bytes = table_bytes + 4 * words.max(1) as u64;
         let inputs = Layout::new(std::iter::once(params_bytes).chain(plan.inputs.iter().map(size)));
         let outputs = Layout::new(plan.outputs.iter().map(size));
         let buffer = |what: &str, bytes, place| {
@@ -332,8 +347,14 @@ impl Executor for GpuExecutor {
         let upload = buffer("inputs", inputs.bytes(), Place::Upload)?;
         let download = buffer("outputs", outputs.bytes(), Place::Download)?;
         let params = buffer("params", params_bytes, Place::Device)?;
-        self.plans.push(Prepared { slots, constants, upload, inputs, download, outputs, params, plan });
-        Ok(PlanId(self.plans.len() - 1))
+        let places = memory::state_places(&plan.state);
+        self.plans.push(Prepared { slots, constants, upload, inputs, download, outputs, params, places, plan });
+        let id = PlanId(self.plans.len() - 1);
+        // A larger arena made all recordings void.
+        for i in 0..self.plans.len() {
+            self.record_batch(PlanId(i))?;
+        }
+        Ok(id)
     }
 
     fn create_state(&mut self, layout: &Arc<StateLayout>) -> Result<StateId, ComputeError> {
@@ -345,7 +366,7 @@ impl Executor for GpuExecutor {
     }
 
     fn destroy_state(&mut self, state: StateId) {
-        self.recordings.retain(|key, _| key.state != state);
+        self.recordings.retain(|key, _| key.state != Some(state));
         self.states.remove(&state.0);
     }
 
@@ -362,14 +383,16 @@ impl Executor for GpuExecutor {
     fn run(&mut self, run: Run<'_>) -> Result<(), ComputeError> {
         let unknown = || ComputeError::Device { what: format!("there is no plan {}", run.plan.0) };
         let prepared = self.plans.get(run.plan.0).ok_or_else(unknown)?;
-        run::check(&prepared.plan, &run, &self.state(run.state)?.layout)?;
+        run::check(&prepared.plan, &run, |id| self.states.get(&id.0).map(|s| &*s.layout))?;
         let wanted = |t: &Tensor| run.outputs.iter().any(|(given, _)| given == t);
         let outputs = prepared.plan.outputs.iter().copied().filter(wanted).collect();
-        let key = Key { plan: run.plan, state: run.state, outputs, profiled: run.profile.is_some() };
+        let state = (prepared.plan.seats() == 1).then(|| run.states[0]);
+        let key = Key { plan: run.plan, state, outputs, profiled: run.profile.is_some() };
         self.record(&key)?;
 
         let prepared = &self.plans[run.plan.0];
-        prepared.write_inputs(run.inputs, run.params)?;
+        let table = run.states.iter().map(|id| self.states[&id.0].buffer.address());
+        prepared.write_inputs(table, run.inputs, run.params)?;
         let recording = self.recordings.get_mut(&key).expect("it was recorded just now");
         recording.commands.run()?;
         prepared.read_outputs(run.outputs)?;
@@ -381,16 +404,40 @@ impl Executor for GpuExecutor {
 }
 
 impl Prepared {
-    fn write_inputs(&self, inputs: &[(Tensor, &[f32])], params: &[u32]) -> Result<(), ComputeError> {
-        let words = params[..self.plan.param_count].iter().chain(&self.constants);
+    /// Bytes of the table of states. A plan of one seat has none: its recordings know their session.
+    fn table_bytes(seats: usize) -> u64 {
+        if seats == 1 { 0 } else { 8 * seats as u64 }
+    }
+
+    /// Where the params begin in their buffer.
+    fn words_at(&self) -> u64 {
+        Prepared::table_bytes(self.plan.seats())
+    }
+
+    fn write_inputs(
+        &self,
+        states: impl Iterator<Item = u64>,
+        inputs: &[(Tensor, &[f32])],
+        params: &[u32],
+    ) -> Result<(), ComputeError> {
+        let all = self.plan.seats() * self.plan.param_count;
+        // Seats without a session have params of 1: a kernel that does not look whether there is one finds a legal count.
+        let params = params.iter().copied().chain(std::iter::repeat(1)).take(all);
+        let words = params.chain(self.constants.iter().copied());
         self.upload.map(|bytes| {
-            for (to, word) in bytes.chunks_exact_mut(4).zip(words) {
+            let (table, rest) = bytes.split_at_mut(self.words_at() as usize);
+            for (to, address) in table.chunks_exact_mut(8).zip(states.chain(std::iter::repeat(0))) {
+                to.copy_from_slice(&address.to_le_bytes());
+            }
+            for (to, word) in rest.chunks_exact_mut(4).zip(words) {
                 to.copy_from_slice(&word.to_le_bytes());
             }
             for (i, &t) in self.plan.inputs.iter().enumerate() {
-                if let Some((_, values)) = inputs.iter().find(|(given, _)| *given == t) {
-                    let at = self.inputs.offset(i + 1) as usize;
-                    memory::encode(values, self.plan.tensors.dtype(t), &mut bytes[at..]);
+                let dtype = self.plan.tensors.dtype(t);
+                let mut at = self.inputs.offset(i + 1) as usize;
+                for (_, values) in inputs.iter().filter(|(given, _)| *given == t) {
+                    memory::encode(values, dtype, &mut bytes[at..]);
+                    at += values.len() * dtype.bytes();
                 }
             }
         })?;
@@ -399,12 +446,14 @@ impl Prepared {
 
     fn read_outputs(&self, outputs: &mut [(Tensor, Output<'_>)]) -> Result<(), ComputeError> {
         self.download.map(|bytes| {
-            for (t, output) in outputs {
-                let Some(i) = self.plan.outputs.iter().position(|o| o == t) else { continue };
-                let from = &bytes[self.outputs.offset(i) as usize..];
-                match output {
-                    Output::Bytes(to) => to.copy_from_slice(&from[..to.len()]),
-                    Output::F32(to) => memory::decode(from, self.plan.tensors.dtype(*t), to),
+            for (i, &t) in self.plan.outputs.iter().enumerate() {
+                let (mut at, dtype) = (self.outputs.offset(i) as usize, self.plan.tensors.dtype(t));
+                for (_, output) in outputs.iter_mut().filter(|(wanted, _)| *wanted == t) {
+                    match output {
+                        Output::Bytes(to) => to.copy_from_slice(&bytes[at..at + to.len()]),
+                        Output::F32(to) => memory::decode(&bytes[at..], dtype, to),
+                    }
+                    at += self.plan.seat_elements(t) * dtype.bytes();
                 }
             }
         })?;

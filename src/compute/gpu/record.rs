@@ -16,7 +16,8 @@ use crate::vk::{Buffer, CommandBuffer, Device, Pipeline, Recorder, Stage};
 /// Everything that a recording works on.
 pub(super) struct Memory<'a> {
     pub prepared: &'a Prepared,
-    pub state: &'a State,
+    /// The session's state, for a plan of one seat.
+    pub state: Option<&'a State>,
     pub weights: &'a Weights,
     pub arena: &'a Arc<Buffer>,
 }
@@ -27,15 +28,27 @@ pub(super) struct Addressing<'a> {
     slots: &'a Layout,
     arena: u64,
     params: u64,
+    table: u64,
+    /// Where entries of a state lie in it.
+    places: Option<&'a Layout>,
     /// State and weights; `None` while only kernels and constants are looked for.
-    homes: Option<(&'a State, &'a Weights)>,
+    homes: Option<(Option<&'a State>, &'a Weights)>,
     constants: RefCell<Vec<u32>>,
 }
 
 impl<'a> Addressing<'a> {
     /// Without memory: finds which kernels a plan needs and which constants are among its params.
     pub fn dry(plan: &'a Plan, slots: &'a Layout) -> Self {
-        Addressing { plan, slots, arena: 0, params: 0, homes: None, constants: RefCell::default() }
+        Addressing {
+            plan,
+            slots,
+            arena: 0,
+            params: 0,
+            table: 0,
+            places: None,
+            homes: None,
+            constants: RefCell::default(),
+        }
     }
 
     fn new(memory: &Memory<'a>) -> Self {
@@ -44,7 +57,9 @@ impl<'a> Addressing<'a> {
             plan: &prepared.plan,
             slots: &prepared.slots,
             arena: memory.arena.address(),
-            params: prepared.params.address(),
+            params: prepared.params.address() + prepared.words_at(),
+            table: prepared.params.address(),
+            places: Some(&prepared.places),
             homes: Some((memory.state, memory.weights)),
             constants: RefCell::new(prepared.constants.clone()),
         }
@@ -60,15 +75,23 @@ impl Addresses for Addressing<'_> {
     fn tensor(&self, t: Tensor) -> u64 {
         match (self.plan.tensors.home(t), self.homes) {
             (Home::Arena(slot), _) => self.arena + self.slots.offset(slot),
-            (Home::State(i), Some((state, _))) => state.buffer.address() + state.places.offset(i),
+            (Home::State(i), Some((state, _))) => {
+                // With several seats the table has where each state begins.
+                let own = state.map_or(0, |s| s.buffer.address());
+                own + self.places.map_or(0, |places| places.offset(i))
+            }
             (Home::Weight(id), Some((_, weights))) => weights.address(id),
             (_, None) => 0,
         }
     }
 
-    fn param(&self, p: Param) -> u64 {
+    fn seat_table(&self) -> u64 {
+        self.table
+    }
+
+    fn param(&self, p: Param, seat: usize) -> u64 {
         let word = match p {
-            Param::Slot(i) => i,
+            Param::Slot(i) => seat * self.plan.param_count + i,
             Param::Const(c) => {
                 let mut constants = self.constants.borrow_mut();
                 let known = constants.iter().position(|&k| k == c);
@@ -76,7 +99,7 @@ impl Addresses for Addressing<'_> {
                     constants.push(c);
                     constants.len() - 1
                 });
-                self.plan.param_count + index
+                self.plan.seats() * self.plan.param_count + index
             }
         };
         self.params + 4 * word as u64
@@ -118,7 +141,8 @@ pub(super) fn record(
     }
     let timestamps = if key.profiled { plan.steps.len() as u32 + 1 } else { 0 };
     let mut r = Recorder::new(device, &plan.name, timestamps)?;
-    for buffer in memory.weights.buffers.iter().chain([&memory.state.buffer, memory.arena, &prepared.params]) {
+    let state = memory.state.map(|s| &s.buffer);
+    for buffer in memory.weights.buffers.iter().chain([memory.arena, &prepared.params]).chain(state) {
         r.keep(buffer);
     }
     copy_in(&mut r, memory);
@@ -132,8 +156,7 @@ pub(super) fn record(
             r.barrier(Stage::Compute, Stage::Compute);
         }
         for (i, dispatch) in dispatches.iter().enumerate() {
-            if i > 0 {
-                // The dispatches of one operation build on each other.
+            if i > 0 && dispatch.waits {
                 r.barrier(Stage::Compute, Stage::Compute);
             }
             r.dispatch(&pipelines[&dispatch.variant()], dispatch.push.bytes(), dispatch.grid);
@@ -177,7 +200,10 @@ fn copy_in(r: &mut Recorder, memory: &Memory<'_>) {
 fn place<'a>(memory: &Memory<'a>, t: Tensor) -> (&'a Arc<Buffer>, u64) {
     match memory.prepared.plan.tensors.home(t) {
         Home::Arena(slot) => (memory.arena, memory.prepared.slots.offset(slot)),
-        Home::State(i) => (&memory.state.buffer, memory.state.places.offset(i)),
+        Home::State(i) => {
+            let state = memory.state.expect("an output of a plan of several seats is a temporary");
+            (&state.buffer, state.places.offset(i))
+        }
         Home::Weight(_) => unreachable!("only temporaries and state go to or come from the host"),
     }
 }

@@ -1,7 +1,7 @@
 //! Every operation with shapes that kernels get wrong: one, primes, just over a tile, strided, in place, in groups.
 
 use super::super::op::{
-    Act, Add, Attention, Axpy, Conv3x3, Copy, GatedGelu, GroupMean, HeadNorm, Linear, Map, Norm, NormKind,
+    Act, Add, Attention, Axpy, Conv3x3, Copy, GatedGelu, GroupMean, Groups, HeadNorm, Linear, Map, Norm, NormKind,
     RingAttention, RingWrite, Rope, Shuffle, ToI420, Unshuffle,
 };
 use super::{Case, Declare, share_weights};
@@ -24,6 +24,7 @@ pub fn cases() -> Vec<Case> {
     ring(&mut all);
     pointwise(&mut all);
     image(&mut all);
+    super::batches::batches(&mut all);
     share_weights(&mut all);
     all
 }
@@ -247,7 +248,7 @@ fn head_norm(all: &mut Vec<Case>) {
                 x: p.view(x),
                 heads,
                 weight: p.tensor(weight),
-                rope: rope.map(|(cos, sin)| Rope { cos: p.tensor(cos), sin: p.tensor(sin) }),
+                rope: rope.map(|(cos, sin)| Rope { cos: p.tensor(cos), sin: p.tensor(sin), each: 1 }),
                 eps: EPS,
             }));
         }
@@ -294,6 +295,7 @@ fn attention(all: &mut Vec<Case>) {
                 scale,
                 key_count: (count > 0).then(|| p.param(0)),
                 bias: bias.map(|b| p.tensor(b)),
+                groups: Groups::ONE,
                 y: p.view(y),
             }));
         }

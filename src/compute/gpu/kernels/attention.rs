@@ -23,6 +23,9 @@ struct ByRow<'a> {
     bias: Option<Tensor>,
     count: u64,
     scale: f32,
+    /// Queries of a seat, and whether keys and values are in the states of the seats.
+    seat_rows: usize,
+    in_states: bool,
 }
 
 /// Where key (or value) `j` of query `i` begins: `address` + `i * row` + `j * key` elements.
@@ -32,16 +35,24 @@ struct Keys {
     key: usize,
 }
 
-pub(super) fn attention(l: &Lowering<'_>, op: &Attention) -> Dispatch {
+pub(super) fn attention(l: &Lowering<'_>, op: &Attention) -> Vec<Dispatch> {
+    let seat = |g| g * l.plan.seats() / op.groups.count;
+    (0..op.groups.count).map(|g| sequence(l, &op.sequence(g), seat(g))).collect()
+}
+
+/// The attention of one sequence, which belongs to a seat.
+fn sequence(l: &Lowering<'_>, op: &Attention, seat: usize) -> Dispatch {
     let hd = op.q.cols / op.heads;
     let key_rows = u32::try_from(op.k.rows).expect("tensors of a plan have fewer than 2^32 elements");
-    let count = l.ctx.param(op.key_count.unwrap_or(Param::Const(key_rows)));
+    let count = l.ctx.param(op.key_count.unwrap_or(Param::Const(key_rows)), seat);
     let tiled = hd.is_multiple_of(4) && hd <= TILE_HEAD_MAX && [op.q, op.k, op.v, op.y].iter().all(by_fours);
     if !tiled {
         let shared = |v: &View| Keys { address: l.view(v), row: 0, key: v.stride };
         let (keys, values, key_rows) = (shared(&op.k), shared(&op.v), op.k.rows);
         let (q, y, heads, scale) = (&op.q, &op.y, op.heads, op.scale);
-        return by_row(l, &ByRow { q, y, heads, keys, values, key_rows, bias: op.bias, count, scale });
+        let (seat_rows, in_states) = (q.rows, false);
+        let rows = ByRow { q, y, heads, keys, values, key_rows, bias: op.bias, count, scale, seat_rows, in_states };
+        return by_row(l, &rows);
     }
     Fill::new(KernelId::AttentionTile)
         .address("q", l.view(&op.q))
@@ -63,7 +74,7 @@ pub(super) fn attention(l: &Lowering<'_>, op: &Attention) -> Dispatch {
 }
 
 pub(super) fn ring_attention(l: &Lowering<'_>, op: &RingAttention) -> Dispatch {
-    let (tokens, cols) = (op.q.rows, op.q.cols);
+    let (tokens, cols) = (l.seat_rows(op.q.rows), op.q.cols);
     let frames = l.plan.tensors.shape(op.k_ring).dims()[0];
     let own = |ring| Keys { address: l.ctx.tensor(ring), row: cols, key: tokens * cols };
     let rows = ByRow {
@@ -74,13 +85,16 @@ pub(super) fn ring_attention(l: &Lowering<'_>, op: &RingAttention) -> Dispatch {
         values: own(op.v_ring),
         key_rows: frames,
         bias: None,
-        count: l.ctx.param(op.count),
+        count: l.ctx.param(op.count, 0),
         scale: op.scale,
+        seat_rows: tokens,
+        in_states: true,
     };
     by_row(l, &rows)
 }
 
 fn by_row(l: &Lowering<'_>, a: &ByRow<'_>) -> Dispatch {
+    let (table, step) = if a.in_states { l.seats() } else { (0, 0) };
     Fill::new(KernelId::AttentionRow)
         .address("q", l.view(a.q))
         .address("k", a.keys.address)
@@ -99,16 +113,23 @@ fn by_row(l: &Lowering<'_>, a: &ByRow<'_>) -> Dispatch {
         .word("y_stride", a.y.stride)
         .real("scale", a.scale)
         .word("flags", flags(&[(a.bias.is_some(), HAS_BIAS)]))
+        .word("count_step", step)
+        .address("table", table)
+        .word("seat_rows", a.seat_rows)
         .over(a.q.rows, a.heads)
 }
 
 pub(super) fn ring_write(l: &Lowering<'_>, op: &RingWrite) -> Dispatch {
+    let (table, step) = l.seats();
     Fill::new(KernelId::RingWrite)
         .address("x", l.view(&op.x))
         .address("ring", l.ctx.tensor(op.ring))
-        .address("slot_at", l.ctx.param(op.slot))
+        .address("slot_at", l.ctx.param(op.slot, 0))
         .word("rows", op.x.rows)
         .word("cols", op.x.cols)
         .word("x_stride", op.x.stride)
+        .word("slot_step", step)
+        .address("table", table)
+        .word("seat_rows", l.seat_rows(op.x.rows))
         .over_quads(&op.x)
 }

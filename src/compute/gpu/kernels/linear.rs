@@ -1,6 +1,7 @@
 //! Matrix products and convolutions.
 
 use super::super::super::op::{Conv3x3, Linear};
+use super::super::super::tensor::View;
 use super::{Dispatch, Fill, KernelId, Lowering, Matrix, Product, act_code, by_fours, flags};
 
 /// Rows and columns of the tile that a workgroup of the tiled kernels computes.
@@ -20,7 +21,7 @@ const HAS_RES: usize = 4;
 pub(super) fn linear(l: &Lowering<'_>, op: &Linear) -> Dispatch {
     let (m, k, n) = (op.x.rows, op.x.cols, op.y.cols);
     let matrix = l.matrix(&[Some(op.x), op.gate, op.res, Some(op.y)]);
-    let kernel = match (matrix, by_fours(&op.x), m <= GEMV_ROWS_MAX) {
+    let kernel = match (matrix, by_fours(&op.x), l.seat_rows(m) <= GEMV_ROWS_MAX) {
         (Some(_), _, _) => KernelId::LinearCm,
         (None, false, _) => KernelId::LinearAny,
         (None, true, true) => KernelId::LinearGemv,
@@ -54,10 +55,21 @@ pub(super) fn linear(l: &Lowering<'_>, op: &Linear) -> Dispatch {
     }
 }
 
-pub(super) fn conv3x3(l: &Lowering<'_>, op: &Conv3x3) -> Dispatch {
+pub(super) fn conv3x3(l: &Lowering<'_>, op: &Conv3x3) -> Vec<Dispatch> {
     if let Some(matrix) = l.matrix(&[Some(op.x), op.res, Some(op.y)]) {
-        return conv3x3_matrix(l, op, matrix);
+        return vec![pictures(l, op, matrix)];
     }
+    let pixels = op.height * op.width;
+    let part = |v: &View, n: usize| v.rows(n * pixels, pixels);
+    let one = |n| {
+        let (x, y, res) = (part(&op.x, n), part(&op.y, n), op.res.map(|r| part(&r, n)));
+        picture(l, &Conv3x3 { x, y, res, ..*op })
+    };
+    (0..op.x.rows / pixels).map(one).collect()
+}
+
+/// The convolution of one picture.
+fn picture(l: &Lowering<'_>, op: &Conv3x3) -> Dispatch {
     let (pixels, cout) = (op.y.rows, op.y.cols);
     let kernel = if by_fours(&op.x) { KernelId::Conv3x3Tile } else { KernelId::Conv3x3Any };
     let present = [(op.bias.is_some(), HAS_BIAS), (op.res.is_some(), HAS_RES)];
@@ -85,7 +97,8 @@ pub(super) fn conv3x3(l: &Lowering<'_>, op: &Conv3x3) -> Dispatch {
     }
 }
 
-fn conv3x3_matrix(l: &Lowering<'_>, op: &Conv3x3, matrix: &Matrix) -> Dispatch {
+/// The convolution of all pictures at once.
+fn pictures(l: &Lowering<'_>, op: &Conv3x3, matrix: &Matrix) -> Dispatch {
     let kernel = KernelId::Conv3x3Cm;
     let (m, n, cin) = (op.y.rows, op.y.cols, op.x.cols);
     let k = 9 * cin;

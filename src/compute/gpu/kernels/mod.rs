@@ -40,8 +40,11 @@ const GRID_X_MAX: usize = 32768;
 pub trait Addresses {
     /// Address of a tensor's first element.
     fn tensor(&self, t: Tensor) -> u64;
-    /// Address of the 32-bit word that holds a param.
-    fn param(&self, p: Param) -> u64;
+    /// Address of the 32-bit word that holds a param of a seat.
+    fn param(&self, p: Param, seat: usize) -> u64;
+    /// Address of the table of the seats' states: a 64-bit address for each, 0 for a seat without a session. To it
+    /// is added what [`tensor`](Self::tensor) gives for a tensor of the state if the plan has several seats.
+    fn seat_table(&self) -> u64;
 }
 
 /// Push constants of one dispatch.
@@ -89,6 +92,8 @@ pub struct Dispatch {
     pub push: Push,
     /// Workgroups in each dimension.
     pub grid: [u32; 3],
+    /// It needs what the dispatch before it of the same operation wrote.
+    pub waits: bool,
 }
 
 impl Dispatch {
@@ -115,16 +120,21 @@ pub struct Target {
     pub tuned: BTreeMap<Product, Tile>,
 }
 
-/// The dispatches of an operation, in order; each sees what the ones before it wrote.
+/// The dispatches of an operation, in order.
+///
+/// **Batches.** Equal rows must give equal bits in plans of any number of seats: what decides the order of a sum must not
+/// be chosen by the number of all rows, but by that of one seat ([`Lowering::seat_rows`]).
 pub fn lower(op: &Op, plan: &Plan, ctx: &dyn Addresses, target: &Target) -> Vec<Dispatch> {
     let lowering = Lowering { plan, ctx, target, elem_bytes: target.precision.dtype().bytes() as u64 };
     let l = &lowering;
-    vec![match op {
+    let one = match op {
+        // An operation over several pictures or sequences becomes a dispatch for each, which do not wait for another.
+        Op::Conv3x3(op) => return linear::conv3x3(l, op),
+        Op::Attention(op) => return attention::attention(l, op),
+        Op::ToI420(op) => return image::to_i420(l, op),
         Op::Linear(op) => linear::linear(l, op),
-        Op::Conv3x3(op) => linear::conv3x3(l, op),
         Op::Norm(op) => norm::norm(l, op),
         Op::HeadNorm(op) => norm::head_norm(l, op),
-        Op::Attention(op) => attention::attention(l, op),
         Op::RingAttention(op) => attention::ring_attention(l, op),
         Op::RingWrite(op) => attention::ring_write(l, op),
         Op::Copy(op) => pointwise::copy(l, op),
@@ -135,8 +145,8 @@ pub fn lower(op: &Op, plan: &Plan, ctx: &dyn Addresses, target: &Target) -> Vec<
         Op::Unshuffle(op) => image::unshuffle(l, op),
         Op::GroupMean(op) => image::group_mean(l, op),
         Op::Shuffle(op) => image::shuffle(l, op),
-        Op::ToI420(op) => image::to_i420(l, op),
-    }]
+    };
+    vec![one]
 }
 
 /// What lowering an operation needs to know.
@@ -152,6 +162,20 @@ impl Lowering<'_> {
     fn matrix(&self, views: &[Option<View>]) -> Option<&Matrix> {
         let half = self.target.precision == Precision::F16;
         self.target.matrix.as_ref().filter(|_| half && views.iter().flatten().all(|v| by(8, v)))
+    }
+
+    /// Rows of one seat, of `rows` rows of all. See [`lower`].
+    fn seat_rows(&self, rows: usize) -> usize {
+        (rows / self.plan.seats()).max(1)
+    }
+
+    /// The table of the seats' states and the words from one seat's params to the next's; zeros if the plan has one
+    /// seat, whose state's tensors have addresses of their own.
+    fn seats(&self) -> (u64, usize) {
+        match self.plan.seats() {
+            1 => (0, 0),
+            _ => (self.ctx.seat_table(), self.plan.param_count),
+        }
     }
 
     /// Address of a view's first element.
@@ -219,7 +243,7 @@ impl Fill {
         assert_eq!(self.spec.len, kernel.specs.len(), "specialization constants of {}", kernel.name);
         let fits = |n: usize| u32::try_from(n).expect("a grid is no larger than its tensors");
         let grid = [fits(groups.min(GRID_X_MAX)), fits(across), fits(groups.div_ceil(GRID_X_MAX))];
-        Dispatch { kernel: self.kernel, spec: self.spec, push: self.push, grid }
+        Dispatch { kernel: self.kernel, spec: self.spec, push: self.push, grid, waits: false }
     }
 }
 

@@ -65,10 +65,7 @@ fn film(l: &Lowering<'_>, op: &Norm, scale: &View, shift: &View, gate: &View) ->
 
 pub(super) fn head_norm(l: &Lowering<'_>, op: &HeadNorm) -> Dispatch {
     let hd = op.x.cols / op.heads;
-    let rope_stride = match op.rope {
-        Some(rope) if l.plan.tensors.shape(rope.cos).rows() > 1 => hd,
-        _ => 0,
-    };
+    let (rope_rows, rope_each) = op.rope.map_or((1, 1), |r| (l.plan.tensors.shape(r.cos).rows(), r.each));
     Fill::new(KernelId::HeadNorm)
         .address("x", l.view(&op.x))
         .address("weight", l.ctx.tensor(op.weight))
@@ -77,8 +74,9 @@ pub(super) fn head_norm(l: &Lowering<'_>, op: &HeadNorm) -> Dispatch {
         .word("rows", op.x.rows)
         .word("hd", hd)
         .word("x_stride", op.x.stride)
-        .word("rope_stride", rope_stride)
+        .word("rope_rows", rope_rows)
         .real("eps", op.eps)
         .word("flags", flags(&[(op.rope.is_some(), ROTATES)]))
+        .word("rope_each", rope_each)
         .over(op.x.rows, op.heads)
 }

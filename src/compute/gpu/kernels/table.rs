@@ -112,7 +112,7 @@ kernels! {
     AttentionRow "attention_row" 32 [
         q: Address, k: Address, v: Address, bias: Address, y: Address, count_at: Address, lq: Word, lk: Word,
         hd: Word, q_stride: Word, k_row: Word, k_key: Word, v_row: Word, v_key: Word, y_stride: Word,
-        scale: Real, flags: Word,
+        scale: Real, flags: Word, count_step: Word, table: Address, seat_rows: Word,
     ]
     AttentionTile "attention_tile" 32 [
         q: Address, k: Address, v: Address, bias: Address, y: Address, count_at: Address, lq: Word, lk: Word,
@@ -146,7 +146,7 @@ kernels! {
     ]
     HeadNorm "head_norm" 32 [
         x: Address, weight: Address, cos: Address, sin: Address, rows: Word, hd: Word, x_stride: Word,
-        rope_stride: Word, eps: Real, flags: Word,
+        rope_rows: Word, eps: Real, flags: Word, rope_each: Word,
     ]
     LinearAny "linear_any" 32 [
         x: Address, w: Address, bias: Address, gate: Address, res: Address, y: Address, m: Word, n: Word,
@@ -185,7 +185,12 @@ kernels! {
         eps: Real, act: Word, flags: Word,
     ]
     RingWrite "ring_write" 64 [
-        x: Address, ring: Address, slot_at: Address, rows: Word, cols: Word, x_stride: Word,
+        x: Address, ring: Address, slot_at: Address, rows: Word, cols: Word, x_stride: Word, slot_step: Word,
+        table: Address, seat_rows: Word,
+    ]
+    SeatCopy "seat_copy" 64 [
+        table: Address, inside: Address, outside: Address, rows: Word, cols: Word, seat_rows: Word,
+        inside_stride: Word, outside_stride: Word, stores: Word,
     ]
     Shuffle "shuffle" 64 [
         x: Address, shortcut: Address, y: Address, rows: Word, cols: Word, width: Word, r: Word, repeat: Word,
