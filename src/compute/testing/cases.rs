@@ -21,6 +21,7 @@ pub fn cases() -> Vec<Case> {
     modulated(&mut all);
     head_norm(&mut all);
     attention(&mut all);
+    attention_by_eights(&mut all);
     ring(&mut all);
     pointwise(&mut all);
     image(&mut all);
@@ -299,6 +300,39 @@ fn attention(all: &mut Vec<Case>) {
                 y: p.view(y),
             }));
         }
+    }
+}
+
+/// Attention of several sequences whose views start and step by eights, as cooperative matrices need.
+fn attention_by_eights(all: &mut Vec<Case>) {
+    // Queries and keys of a sequence, heads, columns of a head, keys that count (0: all), sequences.
+    let shapes = [
+        (26, 26, 2, 72, 0, Groups::interleaved(3)),
+        (70, 70, 1, 64, 0, Groups::blocks(2)),
+        (9, 40, 3, 24, 33, Groups::ONE),
+        (65, 33, 2, 128, 0, Groups::ONE),
+        (1, 65, 2, 8, 64, Groups::blocks(4)),
+    ];
+    for (lq, lk, heads, hd, count, groups) in shapes {
+        let mut d = Declare::new(format!("attention by eights {lq}x{lk} {heads}x{hd} count={count} {groups:?}"));
+        let n = heads * hd;
+        let kv = d.input(lk * groups.count, 2 * n + 8);
+        let (k, v) = (d.columns(kv, 8, n), d.columns(kv, n + 8, n));
+        let (q, y) = (d.strided(lq * groups.count, n, 16, n + 24), d.strided(lq * groups.count, n, 8, n + 8));
+        if count > 0 {
+            d.param(count);
+        }
+        all.push(d.op(&[y], move |p| Attention {
+            q: p.view(q),
+            k: p.view(k),
+            v: p.view(v),
+            heads,
+            scale: 2.0 / (hd as f32).sqrt(),
+            key_count: (count > 0).then(|| p.param(0)),
+            bias: None,
+            groups,
+            y: p.view(y),
+        }));
     }
 }
 

@@ -20,6 +20,7 @@ const CAPABILITIES: &[(u32, &str)] = &[
     (61, "GroupNonUniform"),
     (63, "GroupNonUniformArithmetic"),
     (64, "GroupNonUniformBallot"),
+    (67, "GroupNonUniformClustered"),
     (4433, "StorageBuffer16BitAccess"),
     (4448, "StorageBuffer8BitAccess"),
     (5345, "VulkanMemoryModel"),

@@ -22,7 +22,7 @@ use super::super::plan::Plan;
 use super::super::tensor::{Param, Precision, Tensor, View};
 
 pub use table::{Field, FieldKind, KernelId};
-pub use tile::{Matrix, Product, Tile};
+pub use tile::{Heads, Matrix, Product, Tile};
 
 /// Push constants that every Vulkan device has room for.
 pub const PUSH_BYTES_MAX: usize = 128;
@@ -238,11 +238,18 @@ impl Fill {
     /// # Panics
     /// If a push constant is missing, see [`put`](Self::put).
     fn over(self, groups: usize, across: usize) -> Dispatch {
+        self.grid([groups.min(GRID_X_MAX), across, groups.div_ceil(GRID_X_MAX)])
+    }
+
+    /// Runs as many workgroups as `grid` says in each dimension.
+    ///
+    /// # Panics
+    /// If a constant is missing, see [`put`](Self::put).
+    fn grid(self, grid: [usize; 3]) -> Dispatch {
         let kernel = self.kernel.kernel();
         assert_eq!(self.next, kernel.fields.len(), "push constants of {}", kernel.name);
         assert_eq!(self.spec.len, kernel.specs.len(), "specialization constants of {}", kernel.name);
-        let fits = |n: usize| u32::try_from(n).expect("a grid is no larger than its tensors");
-        let grid = [fits(groups.min(GRID_X_MAX)), fits(across), fits(groups.div_ceil(GRID_X_MAX))];
+        let grid = grid.map(|n| u32::try_from(n).expect("a grid is no larger than its tensors"));
         Dispatch { kernel: self.kernel, spec: self.spec, push: self.push, grid, waits: false }
     }
 }

@@ -109,6 +109,11 @@ kernels! {
         a: Address, b: Address, y: Address, rows: Word, cols: Word, span: Word, a_stride: Word, b_stride: Word,
         y_stride: Word,
     ]
+    AttentionCm "attention_cm" 0 (LOCAL LANES CM CN CK HEAD KEYS) [
+        q: Address, k: Address, v: Address, y: Address, count_at: Address, count_step: Word, lq: Word, lk: Word,
+        hd8: Word, q_stride8: Word, k_stride8: Word, v_stride8: Word, y_stride8: Word, q_group8: Word,
+        k_group8: Word, v_group8: Word, y_group8: Word, scale: Real,
+    ]
     AttentionRow "attention_row" 32 [
         q: Address, k: Address, v: Address, bias: Address, y: Address, count_at: Address, lq: Word, lk: Word,
         hd: Word, q_stride: Word, k_row: Word, k_key: Word, v_row: Word, v_key: Word, y_stride: Word,

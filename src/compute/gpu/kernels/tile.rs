@@ -115,7 +115,55 @@ pub struct Product {
     pub k: usize,
 }
 
+/// How `attention_cm` is cut up: subgroups of a workgroup, each with the rows of one matrix as queries, and columns of a
+/// head with what fills up its matrices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heads {
+    pub subgroups: u32,
+    columns: u32,
+}
+
+/// Keys of a block of `attention_cm`: it decides the order of sums, so it is one number for all.
+const KEYS: u32 = 32;
+/// Subgroups of a workgroup at most: more would share each block of keys, but start later.
+const SUBGROUPS_MAX: u32 = 4;
+/// Columns of a head at most.
+const HEAD_MAX: u32 = 128;
+
+impl Heads {
+    /// Queries of a workgroup.
+    pub fn queries(&self, matrix: &Matrix) -> usize {
+        (self.subgroups * matrix.shape.m) as usize
+    }
+
+    /// Specialization constants of `attention_cm`.
+    pub fn spec(&self, matrix: &Matrix) -> Spec {
+        let MatrixShape { m, n, k } = matrix.shape;
+        Spec::new(&[self.subgroups * matrix.lanes, matrix.lanes, m, n, k, self.columns, KEYS])
+    }
+
+    fn shared_bytes(&self, matrix: &Matrix) -> u32 {
+        let (row, queries) = (self.columns / 8 + 1, self.subgroups * matrix.shape.m);
+        let blocks = 2 * KEYS * row + queries * (KEYS / 4 + 1 + KEYS / 8 + 1) + queries / 4;
+        16 * blocks.max(queries * row)
+    }
+}
+
 impl Matrix {
+    /// How attention of `queries` queries with heads of `columns` columns is cut up; `None`: it does not fit the device.
+    pub fn heads(&self, queries: usize, columns: usize) -> Option<Heads> {
+        let MatrixShape { m, n, k } = self.shape;
+        let whole = |a: u32, b: u32| a >= b && a.is_multiple_of(b);
+        let width = u32::try_from(columns).ok().filter(|c| *c <= HEAD_MAX && c.is_multiple_of(8))?;
+        let columns = width.next_multiple_of(n.max(k));
+        let even = whole(n.max(k), n.min(k)) && whole(self.lanes, m) && whole(KEYS / 8, self.lanes / m);
+        let blocks = whole(KEYS, n) && whole(KEYS, k) && m.is_multiple_of(4) && m * n / 8 <= self.lanes;
+        let wanted = u32::try_from(queries.div_ceil(m as usize)).unwrap_or(SUBGROUPS_MAX).min(SUBGROUPS_MAX);
+        let fits = |h: &Heads| h.shared_bytes(self) <= self.shared_bytes && h.subgroups * self.lanes <= self.local_max;
+        let all = (1..=wanted).rev().map(|subgroups| Heads { subgroups, columns });
+        all.filter(|_| even && blocks).find(fits)
+    }
+
     /// The tiles that the device can run, larger ones first.
     pub fn tiles(&self) -> impl Iterator<Item = Tile> + '_ {
         TILES.iter().copied().filter(|t| t.fits(self))
@@ -154,6 +202,14 @@ mod tests {
         assert!(matrix(8, 8, 32 << 10).tiles().count() >= 2, "lavapipe");
         assert!(matrix(16, 64, 64 << 10).usable() && matrix(16, 32, 32 << 10).usable(), "wave32 and wave64");
         assert!(!matrix(16, 32, 1 << 10).usable());
+        for (device, columns) in
+            [(hopper, 72), (hopper, 128), (matrix(8, 8, 32 << 10), 64), (matrix(16, 64, 64 << 10), 64)]
+        {
+            let heads = device.heads(240, columns).expect("attention fits");
+            assert!(heads.subgroups == 4 || device.lanes == 8, "{heads:?}");
+        }
+        assert_eq!(hopper.heads(9, 64).map(|h| h.subgroups), Some(1));
+        assert_eq!(hopper.heads(240, 136), None);
     }
 
     #[test]
