@@ -13,6 +13,7 @@ use gpu_allocator::{AllocationSizes, AllocatorDebugSettings};
 
 use super::VkError;
 use super::instance::{DeviceEntry, Instance};
+use super::matrix::{self, MatrixShape, WorkgroupFeatures};
 
 /// How long one submission may take. Software drivers compile their kernels at the first dispatch, which takes seconds
 /// for each of them; a hung GPU is reset by its driver long before.
@@ -34,14 +35,8 @@ pub struct Features {
     pub subgroup_size_control: bool,
     /// `VK_KHR_cooperative_matrix` with the memory model that its kernels are written in.
     pub cooperative_matrix: bool,
-}
-
-/// Sides of the matrices that a subgroup multiplies: 16-bit floats, [m, k] by [k, n], summed in 32-bit floats.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct MatrixShape {
-    pub m: u32,
-    pub n: u32,
-    pub k: u32,
+    /// `VK_NV_cooperative_matrix2`, and the above: matrices of a whole workgroup, operands moved by the driver.
+    pub workgroup_matrix: bool,
 }
 
 /// Limits that a dispatch or a profile must know.
@@ -62,6 +57,8 @@ pub struct Limits {
     pub local_max: u32,
     /// The largest matrices that the device multiplies, if it does.
     pub matrix: Option<MatrixShape>,
+    /// Invocations at most of a workgroup that multiplies as a whole; 0 if none does.
+    pub matrix_local_max: u32,
 }
 
 /// Taken by whoever uses memory that host and device share. See the parent module.
@@ -121,7 +118,10 @@ impl Device {
         })?;
         let mut limits = limits(instance, physical, &properties, timestamp_bits);
         if features.cooperative_matrix {
-            limits.matrix = matrix_shape(instance, physical);
+            limits.matrix = matrix::shape(instance, physical);
+        }
+        if features.workgroup_matrix {
+            limits.matrix_local_max = matrix::workgroup_size_max(instance, physical);
         }
         let timeline = match create_timeline(&raw) {
             Ok(timeline) => timeline,
@@ -174,6 +174,13 @@ impl Device {
 
     pub fn instance(&self) -> &Instance {
         &self.0.instance
+    }
+
+    /// Names device and driver: what was measured on one holds for no other.
+    pub fn identity(&self) -> String {
+        let p = &self.0.properties;
+        let uuid: String = p.pipeline_cache_uuid.iter().map(|b| format!("{b:02x}")).collect();
+        format!("{:04x}:{:04x}:{:08x}:{uuid}", p.vendor_id, p.device_id, p.driver_version)
     }
 }
 
@@ -279,9 +286,11 @@ fn create(
     // SAFETY: needs a device of this instance, which `physical` is.
     let extensions = unsafe { api.enumerate_device_extension_properties(physical) }.unwrap_or_default();
     let matrix_name = khr::cooperative_matrix::NAME;
-    let has_matrix = extensions.iter().any(|e| e.extension_name_as_c_str() == Ok(matrix_name));
+    let has = |name| extensions.iter().any(|e| e.extension_name_as_c_str() == Ok(name));
+    let (has_matrix, has_workgroup) = (has(matrix_name), has(matrix::WORKGROUP_NAME));
 
     let (mut has11, mut has12, mut has13) = Default::default();
+    let mut has_whole = WorkgroupFeatures::default();
     let mut has_coop = vk::PhysicalDeviceCooperativeMatrixFeaturesKHR::default();
     let mut has = vk::PhysicalDeviceFeatures2::default()
         .push_next::<vk::PhysicalDeviceVulkan11Features<'_>>(&mut has11)
@@ -289,6 +298,9 @@ fn create(
         .push_next::<vk::PhysicalDeviceVulkan13Features<'_>>(&mut has13);
     if has_matrix {
         has = has.push_next(&mut has_coop);
+    }
+    if has_workgroup {
+        has = has.push_next(&mut has_whole);
     }
     // SAFETY: needs a chain of structures that the device knows: core ones of 1.3 and one whose extension it lists.
     unsafe { api.get_physical_device_features2(physical, &mut has) };
@@ -301,16 +313,16 @@ fn create(
     if let Some((_, missing)) = required.iter().find(|(present, _)| *present == vk::FALSE) {
         return Err(CreateError::Missing(missing));
     }
+    let cooperative_matrix =
+        has_matrix && has_coop.cooperative_matrix != 0 && has12.vulkan_memory_model != 0 && has13.maintenance4 != 0;
     let features = Features {
         float16: has12.shader_float16 != 0 && has11.storage_buffer16_bit_access != 0,
         int8: has12.shader_int8 != 0 && has12.storage_buffer8_bit_access != 0,
         int16: core.shader_int16 != 0,
         int64: core.shader_int64 != 0,
         subgroup_size_control: has13.subgroup_size_control != 0 && has13.compute_full_subgroups != 0,
-        cooperative_matrix: has_matrix
-            && has_coop.cooperative_matrix != 0
-            && has12.vulkan_memory_model != 0
-            && has13.maintenance4 != 0,
+        cooperative_matrix,
+        workgroup_matrix: cooperative_matrix && has_workgroup && has_whole.suffice(),
     };
 
     let mut use11 = vk::PhysicalDeviceVulkan11Features::default().storage_buffer16_bit_access(features.float16);
@@ -337,6 +349,11 @@ fn create(
     if features.cooperative_matrix {
         wanted = wanted.push_next(&mut use_coop);
         names.push(matrix_name.as_ptr());
+    }
+    let mut use_whole = WorkgroupFeatures::used();
+    if features.workgroup_matrix {
+        wanted = wanted.push_next(&mut use_whole);
+        names.push(matrix::WORKGROUP_NAME.as_ptr());
     }
     let queues = [vk::DeviceQueueCreateInfo::default().queue_family_index(family).queue_priorities(&[1.0])];
     let info = vk::DeviceCreateInfo::default()
@@ -379,23 +396,8 @@ fn limits(
         memory_bytes: local.max().unwrap_or(0),
         local_max: properties.limits.max_compute_work_group_invocations,
         matrix: None,
+        matrix_local_max: 0,
     }
-}
-
-/// The largest shape of 16-bit matrices with 32-bit sums that a subgroup multiplies.
-fn matrix_shape(instance: &Instance, physical: vk::PhysicalDevice) -> Option<MatrixShape> {
-    let api = khr::cooperative_matrix::Instance::new(&instance.shared.entry, &instance.shared.raw);
-    // SAFETY: needs a device of this instance that lists the extension: called only if it does.
-    let all = unsafe { api.get_physical_device_cooperative_matrix_properties(physical) };
-    let all = all.inspect_err(|e| log::warn!("vulkan: the shapes of matrices are not known: {e}")).ok()?;
-    let (half, single) = (vk::ComponentTypeKHR::FLOAT16, vk::ComponentTypeKHR::FLOAT32);
-    let fits = |p: &&vk::CooperativeMatrixPropertiesKHR<'_>| {
-        (p.a_type, p.b_type, p.c_type, p.result_type) == (half, half, single, single)
-            && p.scope == vk::ScopeKHR::SUBGROUP
-            && p.k_size.is_multiple_of(8)
-    };
-    let best = all.iter().filter(fits).max_by_key(|p| p.m_size * p.n_size * p.k_size);
-    best.map(|p| MatrixShape { m: p.m_size, n: p.n_size, k: p.k_size })
 }
 
 fn create_timeline(raw: &ash::Device) -> Result<vk::Semaphore, VkError> {

@@ -21,6 +21,7 @@ mod canary;
 mod command;
 mod device;
 mod instance;
+mod matrix;
 mod memory;
 mod pipeline;
 
@@ -29,8 +30,9 @@ use ash::vk;
 pub use cache::PipelineCache;
 pub use canary::Canary;
 pub use command::{CommandBuffer, Recorder, Stage};
-pub use device::{Device, Features, Limits, MatrixShape};
+pub use device::{Device, Features, Limits};
 pub use instance::{DeviceEntry, Instance, PhysicalKind, Validation, devices};
+pub use matrix::MatrixShape;
 pub use memory::{Buffer, Place};
 pub use pipeline::{Module, PUSH_BYTES_MAX, Pipeline};
 

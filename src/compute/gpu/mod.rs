@@ -11,8 +11,9 @@ mod hazard;
 pub(crate) mod kernels;
 mod memory;
 mod record;
+mod tune;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -28,6 +29,8 @@ use crate::vk::{
     self, Buffer, Canary, Device, Instance, Module, PhysicalKind, Pipeline, PipelineCache, Place, VkError,
 };
 
+pub use self::kernels::tile::{Cut, Tile};
+pub use self::tune::Timed;
 pub use crate::vk::Validation;
 
 impl From<VkError> for ComputeError {
@@ -75,8 +78,12 @@ pub struct GpuOptions {
     /// `None`: the best that the device has.
     pub tier: Option<Tier>,
     pub validation: Validation,
-    /// File for the driver's compiled kernels; it need not exist, and `None` keeps none.
+    /// File for the driver's compiled kernels; it need not exist, and `None` keeps none. Measured tiles lie beside it.
     pub pipeline_cache: Option<PathBuf>,
+    /// Measure which tiles are the best for the products of a plan; `None`: on hardware.
+    pub tune: Option<bool>,
+    /// Every product gets the tile of this number, if the device has so many: for tests.
+    pub tile: Option<usize>,
 }
 
 /// A plan with the memory through which its inputs and outputs pass.
@@ -121,6 +128,9 @@ pub struct GpuExecutor {
     target: Target,
     pipelines: HashMap<Variant, Arc<Pipeline>>,
     cache: PipelineCache,
+    /// Whether products are measured, and the file with what was found.
+    tunes: bool,
+    tiles: Option<PathBuf>,
     transfer: Transfer,
     canary: Arc<Canary>,
     device: Device,
@@ -166,6 +176,11 @@ impl GpuExecutor {
             let what = format!("{} has no cooperative matrices of 16-bit floats in {precision:?}", entry.name);
             return Err(ComputeError::NoDevice { what });
         }
+        let tiles = options.pipeline_cache.as_deref().map(tune::path);
+        let tuned = match (&tiles, &matrix) {
+            (Some(path), Some(matrix)) => tune::load(path, &device.identity(), matrix),
+            _ => BTreeMap::new(),
+        };
         let checks = match instance.validation() {
             Validation::Off => "",
             _ => ", with validation layers",
@@ -185,7 +200,9 @@ impl GpuExecutor {
             next_state: 0,
             weights: Weights::default(),
             arena: None,
-            target: Target { precision, matrix, tuned: BTreeMap::new() },
+            target: Target { precision, matrix, tuned, forced: options.tile },
+            tunes: options.tune.unwrap_or(!software) && options.tile.is_none(),
+            tiles,
             pipelines: HashMap::new(),
             cache: PipelineCache::open(&device, options.pipeline_cache.as_deref())?,
             transfer: Transfer::new(&device)?,
@@ -334,6 +351,12 @@ impl Executor for GpuExecutor {
         self.admit(&plan)?;
         let slots = Layout::new(plan.slots.iter().map(|&b| b as u64));
         self.grow_arena(slots.bytes())?;
+        if self.tunes && self.target.matrix.is_some() {
+            let addressing = Addressing::dry(&plan, &slots);
+            let product = |s: &super::plan::Step| kernels::product(&s.op, &plan, &addressing, &self.target);
+            let products: BTreeSet<_> = plan.steps.iter().filter_map(product).collect();
+            self.tune(&products.into_iter().collect::<Vec<_>>())?;
+        }
         let constants = self.compile(&plan, &slots)?;
         let size = |&t: &Tensor| plan.tensors.bytes(t) as u64;
         let table_bytes = Prepared::table_bytes(plan.seats());
@@ -466,13 +489,17 @@ fn matrix(device: &Device) -> Option<Matrix> {
     let (limits, features) = (device.limits(), device.features());
     let shape = limits.matrix.filter(|_| features.float16 && features.subgroup_size_control)?;
     let (shared_bytes, local_max) = (limits.shared_bytes, limits.local_max);
-    Some(Matrix { shape, lanes: limits.subgroup_size, shared_bytes, local_max }).filter(Matrix::usable)
+    let (lanes, whole_local_max) = (limits.subgroup_size, limits.matrix_local_max);
+    Some(Matrix { shape, lanes, shared_bytes, local_max, whole_local_max }).filter(Matrix::usable)
 }
 
 /// The tier in words.
 fn tier(matrix: Option<&Matrix>) -> String {
     match matrix {
-        Some(Matrix { shape, .. }) => format!("{} kernels of {}x{}x{}", Tier::Matrix.name(), shape.m, shape.n, shape.k),
+        Some(Matrix { shape: s, whole_local_max: whole, .. }) => {
+            let whole = if *whole > 0 { " and whole workgroups" } else { "" };
+            format!("{} kernels of {}x{}x{}{whole}", Tier::Matrix.name(), s.m, s.n, s.k)
+        }
         None => format!("{} kernels", Tier::Subgroup.name()),
     }
 }

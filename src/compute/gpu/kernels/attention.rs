@@ -61,7 +61,7 @@ fn sequences(l: &Lowering<'_>, op: &Attention, matrix: &Matrix, heads: Heads) ->
     let [q_row, k_row, v_row, y_row] = views.each_ref().map(row);
     let [q_group, k_group, v_group, y_group] = views.each_ref().map(group);
     Fill::new(KernelId::AttentionCm)
-        .spec(heads.spec(matrix))
+        .variant((KernelId::AttentionCm, heads.spec(matrix)))
         .address("q", l.view(&op.q))
         .address("k", l.view(&op.k))
         .address("v", l.view(&op.v))

@@ -118,6 +118,40 @@ pub struct Target {
     pub matrix: Option<Matrix>,
     /// The tiles that were measured to be the best.
     pub tuned: BTreeMap<Product, Tile>,
+    /// The tile of this number among those of the device for every product that has one: for tests.
+    pub forced: Option<usize>,
+}
+
+impl Target {
+    /// The tile of a product.
+    pub fn tile(&self, matrix: &Matrix, product: &Product) -> Tile {
+        let forced = self.forced.and_then(|n| matrix.tiles(product.kernel).nth(n));
+        let measured = || self.tuned.get(product).copied();
+        forced.or_else(measured).unwrap_or_else(|| matrix.guess(product))
+    }
+}
+
+/// Addresses of a product's operands and its result.
+#[derive(Clone, Copy, Debug)]
+pub struct Operands {
+    pub x: u64,
+    pub w: u64,
+    pub y: u64,
+}
+
+/// A bare product with a tile, to be measured.
+pub fn sample(target: &Target, product: &Product, tile: Tile, operands: Operands) -> Dispatch {
+    linear::sample(target, product, tile, operands)
+}
+
+/// The product behind an operation, if the matrix tier computes it.
+pub fn product(op: &Op, plan: &Plan, ctx: &dyn Addresses, target: &Target) -> Option<Product> {
+    let l = Lowering { plan, ctx, target, elem_bytes: target.precision.dtype().bytes() as u64 };
+    match op {
+        Op::Linear(op) => linear::linear_product(&l, op),
+        Op::Conv3x3(op) => linear::conv_product(&l, op),
+        _ => None,
+    }
 }
 
 /// The dispatches of an operation, in order.
@@ -205,8 +239,9 @@ impl Fill {
         Fill { kernel, spec: Spec::default(), push: Push { bytes: [0; PUSH_BYTES_MAX], len: 0 }, next: 0 }
     }
 
-    fn spec(self, spec: Spec) -> Fill {
-        Fill { spec, ..self }
+    /// Takes a kernel with its specialization constants; what was filled in so far must be its push constants as well.
+    fn variant(self, (kernel, spec): Variant) -> Fill {
+        Fill { kernel, spec, ..self }
     }
 
     /// # Panics

@@ -163,6 +163,11 @@ kernels! {
         k: Word, x_stride: Word, gate_stride: Word, res_stride: Word, y_stride: Word, span: Word, act: Word,
         flags: Word,
     ]
+    LinearCm2 "linear_cm2" 0 (LOCAL BM BN BK CLAMP) [
+        x: Address, w: Address, bias: Address, gate: Address, res: Address, y: Address, m: Word, n: Word,
+        k: Word, x_stride: Word, gate_stride: Word, res_stride: Word, y_stride: Word, span: Word, act: Word,
+        flags: Word,
+    ]
     LinearGemv "linear_gemv" 32 [
         x: Address, w: Address, bias: Address, gate: Address, res: Address, y: Address, m: Word, n: Word,
         k: Word, x_stride: Word, gate_stride: Word, res_stride: Word, y_stride: Word, span: Word, act: Word,

@@ -4,9 +4,9 @@
 //! goes to these kernels depends on its columns and strides, never on its rows: a session's frames are the same alone
 //! and in every batch.
 
-use std::collections::BTreeMap;
+use serde::{Deserialize, Serialize};
 
-use super::{KernelId, Spec};
+use super::{KernelId, Spec, Variant};
 use crate::vk::MatrixShape;
 
 /// What the matrix tier knows about its device.
@@ -19,21 +19,35 @@ pub struct Matrix {
     pub shared_bytes: u32,
     /// Invocations of a workgroup at most.
     pub local_max: u32,
+    /// The same for workgroups that multiply as a whole; 0: none do.
+    pub whole_local_max: u32,
 }
 
-/// How a product is cut up: `bm` x `bn` of the result a workgroup, `wm` x `wn` a subgroup, `bk` of the sum a stage.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// How a product is cut up: `bm` x `bn` of the result a workgroup, `bk` of the sum a stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Tile {
     pub bm: u32,
     pub bn: u32,
     pub bk: u32,
-    pub wm: u32,
-    pub wn: u32,
-    pub stages: u32,
+    pub cut: Cut,
+}
+
+/// Who computes what of a tile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cut {
+    /// `wm` x `wn` a subgroup; one or two stages are kept in shared memory: `linear_cm`, `conv3x3_cm`.
+    Subgroups { wm: u32, wn: u32, stages: u32 },
+    /// All of it the workgroup: `linear_cm2`.
+    Whole { local: u32 },
 }
 
 const fn tile(bm: u32, bn: u32, bk: u32, wm: u32, wn: u32, stages: u32) -> Tile {
-    Tile { bm, bn, bk, wm, wn, stages }
+    Tile { bm, bn, bk, cut: Cut::Subgroups { wm, wn, stages } }
+}
+
+const fn whole(bm: u32, bn: u32, bk: u32, local: u32) -> Tile {
+    Tile { bm, bn, bk, cut: Cut::Whole { local } }
 }
 
 /// All tiles, larger ones first. A device runs those that fit it, see [`Matrix::tiles`].
@@ -55,6 +69,18 @@ const TILES: &[Tile] = &[
     tile(16, 32, 64, 16, 16, 2),
     tile(32, 32, 16, 16, 16, 1),
     tile(16, 32, 16, 8, 16, 2),
+    whole(256, 128, 32, 256),
+    whole(128, 256, 32, 256),
+    whole(128, 256, 64, 256),
+    whole(256, 128, 64, 256),
+    whole(128, 128, 32, 128),
+    whole(128, 128, 64, 256),
+    whole(128, 128, 64, 128),
+    whole(128, 64, 64, 128),
+    whole(64, 128, 64, 128),
+    whole(64, 64, 64, 128),
+    whole(64, 64, 128, 128),
+    whole(32, 64, 64, 64),
 ];
 
 /// Accumulators that an invocation can hold: 32-bit sums in registers.
@@ -63,41 +89,56 @@ const SUMS_MAX: u32 = 128;
 /// Workgroups that keep a large device busy; without measurements the largest tile that gives so many is taken.
 const GROUPS_WANTED: u32 = 120;
 
+/// True if `a` is `b` once or several times.
+fn divides(b: u32, a: u32) -> bool {
+    a >= b && a.is_multiple_of(b)
+}
+
 impl Tile {
     /// Invocations of a workgroup.
     fn local(&self, lanes: u32) -> u32 {
-        self.bm / self.wm * (self.bn / self.wn) * lanes
-    }
-
-    /// Shared memory in bytes: the header of `linear_cm` has the formula.
-    fn shared_bytes(&self, matrix: &Matrix) -> u32 {
-        let staged = self.stages * (self.bm + self.bn) * (self.bk / 8 + 1);
-        let out = self.local(matrix.lanes) / matrix.lanes * matrix.shape.m * (self.wn / 4 + 1);
-        16 * staged.max(out)
+        match self.cut {
+            Cut::Subgroups { wm, wn, .. } => self.bm / wm * (self.bn / wn) * lanes,
+            Cut::Whole { local } => local,
+        }
     }
 
     /// True if the device can run the tile, and the kernels' loops come out even.
     pub fn fits(&self, matrix: &Matrix) -> bool {
         let MatrixShape { m, n, k } = matrix.shape;
-        let whole = |a: u32, b: u32| a >= b && a.is_multiple_of(b);
-        if !(whole(self.wm, m) && whole(self.wn, n) && whole(self.bk, k)) {
+        let local = self.local(matrix.lanes);
+        let Cut::Subgroups { wm, wn, stages } = self.cut else {
+            return local <= matrix.whole_local_max && divides(matrix.lanes, local);
+        };
+        if !(divides(m, wm) && divides(n, wn) && divides(k, self.bk)) {
             return false;
         }
-        let (local, per_row) = (self.local(matrix.lanes), self.bk / 8);
-        let loads = whole(local, per_row) && whole(self.bm, local / per_row) && whole(self.bn, local / per_row);
-        let stores = whole(m * self.wn / 8, matrix.lanes);
-        let sums = self.wm * self.wn / matrix.lanes <= SUMS_MAX;
-        loads && stores && sums && local <= matrix.local_max && self.shared_bytes(matrix) <= matrix.shared_bytes
+        let per_row = self.bk / 8;
+        let loads = divides(per_row, local) && divides(local / per_row, self.bm) && divides(local / per_row, self.bn);
+        let stores = divides(matrix.lanes, m * wn / 8);
+        let sums = wm * wn / matrix.lanes <= SUMS_MAX;
+        // The header of `linear_cm` has the formula.
+        let staged = stages * (self.bm + self.bn) * (per_row + 1);
+        let out = local / matrix.lanes * m * (wn / 4 + 1);
+        loads && stores && sums && local <= matrix.local_max && 16 * staged.max(out) <= matrix.shared_bytes
     }
 
-    /// Specialization constants of `linear_cm` and `conv3x3_cm` for a sum over `k`.
-    pub fn spec(&self, matrix: &Matrix, k: usize) -> Spec {
-        let MatrixShape { m, n, k: step } = matrix.shape;
-        let tail = u32::from(!k.is_multiple_of(self.bk as usize));
-        let local = self.local(matrix.lanes);
-        let shape = [self.bm, self.bn, self.bk, self.wm, self.wn];
-        let [bm, bn, bk, wm, wn] = shape;
-        Spec::new(&[local, matrix.lanes, bm, bn, bk, wm, wn, m, n, step, self.stages, tail])
+    /// The kernel by which a tile computes what `kernel` names, with its specialization constants.
+    pub fn variant(&self, matrix: &Matrix, product: &Product) -> Variant {
+        let (local, Tile { bm, bn, bk, .. }) = (self.local(matrix.lanes), *self);
+        let even = |side: usize, part: u32| side.is_multiple_of(part as usize);
+        match self.cut {
+            Cut::Subgroups { wm, wn, stages } => {
+                let MatrixShape { m, n, k } = matrix.shape;
+                let tail = u32::from(!even(product.k, bk));
+                let spec = [local, matrix.lanes, bm, bn, bk, wm, wn, m, n, k, stages, tail];
+                (product.kernel, Spec::new(&spec))
+            }
+            Cut::Whole { .. } => {
+                let clamp = !(even(product.m, bm) && even(product.n, bn) && even(product.k, bk));
+                (KernelId::LinearCm2, Spec::new(&[local, bm, bn, bk, u32::from(clamp)]))
+            }
+        }
     }
 
     /// Workgroups for `m` x `n` results.
@@ -106,7 +147,7 @@ impl Tile {
     }
 }
 
-/// A product as tiles are chosen for it.
+/// A product as tiles are chosen for it: `linear_cm` or `conv3x3_cm` with its sides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Product {
     pub kernel: KernelId,
@@ -153,35 +194,33 @@ impl Matrix {
     /// How attention of `queries` queries with heads of `columns` columns is cut up; `None`: it does not fit the device.
     pub fn heads(&self, queries: usize, columns: usize) -> Option<Heads> {
         let MatrixShape { m, n, k } = self.shape;
-        let whole = |a: u32, b: u32| a >= b && a.is_multiple_of(b);
         let width = u32::try_from(columns).ok().filter(|c| *c <= HEAD_MAX && c.is_multiple_of(8))?;
         let columns = width.next_multiple_of(n.max(k));
-        let even = whole(n.max(k), n.min(k)) && whole(self.lanes, m) && whole(KEYS / 8, self.lanes / m);
-        let blocks = whole(KEYS, n) && whole(KEYS, k) && m.is_multiple_of(4) && m * n / 8 <= self.lanes;
+        let even = divides(n.min(k), n.max(k)) && divides(m, self.lanes) && divides(self.lanes / m, KEYS / 8);
+        let blocks = divides(n, KEYS) && divides(k, KEYS) && m.is_multiple_of(4) && m * n / 8 <= self.lanes;
         let wanted = u32::try_from(queries.div_ceil(m as usize)).unwrap_or(SUBGROUPS_MAX).min(SUBGROUPS_MAX);
         let fits = |h: &Heads| h.shared_bytes(self) <= self.shared_bytes && h.subgroups * self.lanes <= self.local_max;
         let all = (1..=wanted).rev().map(|subgroups| Heads { subgroups, columns });
         all.filter(|_| even && blocks).find(fits)
     }
 
-    /// The tiles that the device can run, larger ones first.
-    pub fn tiles(&self) -> impl Iterator<Item = Tile> + '_ {
-        TILES.iter().copied().filter(|t| t.fits(self))
+    /// The tiles by which the device can compute a product, those of subgroups before whole ones, larger ones first.
+    pub fn tiles(&self, kernel: KernelId) -> impl Iterator<Item = Tile> + '_ {
+        let known = move |t: &Tile| kernel == KernelId::LinearCm || matches!(t.cut, Cut::Subgroups { .. });
+        TILES.iter().copied().filter(move |t| known(t) && t.fits(self))
     }
 
     /// True if the device can run any: only then has it the matrix tier.
     pub fn usable(&self) -> bool {
-        self.tiles().next().is_some()
+        self.tiles(KernelId::Conv3x3Cm).next().is_some()
     }
 
-    /// The tile that was measured to be the best, or a guess.
-    pub fn choose(&self, tuned: &BTreeMap<Product, Tile>, product: &Product) -> Tile {
-        if let Some(tile) = tuned.get(product) {
-            return *tile;
-        }
+    /// A tile by guess: the largest one of subgroups that gives enough workgroups.
+    pub fn guess(&self, product: &Product) -> Tile {
+        let all = || self.tiles(KernelId::Conv3x3Cm);
         let busy = |t: &Tile| t.groups(product.m, product.n) >= GROUPS_WANTED as usize;
-        let last = self.tiles().min_by_key(|t| t.bm * t.bn);
-        self.tiles().find(busy).or(last).expect("a device without tiles has no matrix tier")
+        let last = all().min_by_key(|t| t.bm * t.bn);
+        all().find(busy).or(last).expect("a device without tiles has no matrix tier")
     }
 }
 
@@ -190,18 +229,24 @@ mod tests {
     use super::*;
 
     fn matrix(side: u32, lanes: u32, shared_bytes: u32) -> Matrix {
-        Matrix { shape: MatrixShape { m: side, n: side, k: side }, lanes, shared_bytes, local_max: 1024 }
+        let shape = MatrixShape { m: side, n: side, k: side };
+        Matrix { shape, lanes, shared_bytes, local_max: 1024, whole_local_max: 0 }
     }
 
     #[test]
     fn known_devices_have_tiles() {
-        let hopper = matrix(16, 32, 48 << 10);
-        let count = hopper.tiles().count();
-        assert!(count >= 12, "{count}");
-        assert!(hopper.tiles().all(|t| t.shared_bytes(&hopper) <= 48 << 10));
-        assert!(matrix(8, 8, 32 << 10).tiles().count() >= 2, "lavapipe");
+        let hopper = Matrix { whole_local_max: 256, ..matrix(16, 32, 48 << 10) };
+        let count = |m: &Matrix, kernel| m.tiles(kernel).count();
+        assert!(count(&hopper, KernelId::Conv3x3Cm) >= 12);
+        assert!(count(&hopper, KernelId::LinearCm) >= 20);
+        assert!(count(&matrix(8, 8, 32 << 10), KernelId::LinearCm) >= 2, "lavapipe");
         assert!(matrix(16, 64, 64 << 10).usable() && matrix(16, 32, 32 << 10).usable(), "wave32 and wave64");
         assert!(!matrix(16, 32, 1 << 10).usable());
+    }
+
+    #[test]
+    fn attention_fits_known_devices() {
+        let hopper = matrix(16, 32, 48 << 10);
         for (device, columns) in
             [(hopper, 72), (hopper, 128), (matrix(8, 8, 32 << 10), 64), (matrix(16, 64, 64 << 10), 64)]
         {
@@ -213,13 +258,10 @@ mod tests {
     }
 
     #[test]
-    fn a_small_product_gets_small_tiles_and_a_measured_one_its_own() {
+    fn a_small_product_gets_small_tiles() {
         let device = matrix(16, 32, 48 << 10);
         let product = |m| Product { kernel: KernelId::LinearCm, m, n: 384, k: 384 };
-        let mut tuned = BTreeMap::new();
-        let (small, large) = (device.choose(&tuned, &product(240)), device.choose(&tuned, &product(93_600)));
+        let (small, large) = (device.guess(&product(240)), device.guess(&product(93_600)));
         assert!(small.bm * small.bn < large.bm * large.bn, "{small:?} {large:?}");
-        tuned.insert(product(240), large);
-        assert_eq!(device.choose(&tuned, &product(240)), large);
     }
 }
