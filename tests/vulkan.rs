@@ -6,7 +6,7 @@ mod assembler;
 use std::process::Command;
 use std::sync::Arc;
 
-use gamegend::compute::gpu::{self, GpuExecutor, GpuOptions};
+use gamegend::compute::gpu::{self, GpuExecutor, GpuOptions, Tier};
 use gamegend::compute::op::{Act, Add, Copy, HeadNorm, Linear, Map, Norm, NormKind, RingAttention, RingWrite};
 use gamegend::compute::reference::ReferenceExecutor;
 use gamegend::compute::testing;
@@ -15,8 +15,8 @@ use gamegend::compute::{
     WeightSet,
 };
 use gamegend::vk::{
-    Buffer, Canary, CommandBuffer, Device, Instance, Pipeline, PipelineCache, Place, Recorder, Stage, Validation,
-    VkError,
+    Buffer, Canary, CommandBuffer, Device, Instance, Module, Pipeline, PipelineCache, Place, Recorder, Stage,
+    Validation, VkError,
 };
 
 /// y[i] = 2 x[i] for 64 floats: `push 0 address of x and y, each 8 bytes`.
@@ -47,6 +47,10 @@ fn bytes(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|v| v.to_le_bytes()).collect()
 }
 
+fn module(words: &[u32], push_bytes: u32) -> Module<'_> {
+    Module { words, push_bytes, ..Module::default() }
+}
+
 struct Doubling {
     upload: Arc<Buffer>,
     download: Arc<Buffer>,
@@ -58,7 +62,7 @@ fn doubling(device: &Device, cache: &PipelineCache) -> Result<Doubling, VkError>
     let (upload, download) = (buffer("upload", Place::Upload)?, buffer("download", Place::Download)?);
     let (x, y) = (buffer("x", Place::Device)?, buffer("y", Place::Device)?);
     let words = assembler::assemble(DOUBLE).expect("the kernel is right");
-    let pipeline = Arc::new(Pipeline::new(device, cache, "double", &words, 16)?);
+    let pipeline = Arc::new(Pipeline::new(device, cache, "double", module(&words, 16))?);
     let push: Vec<u8> = [x.address(), y.address()].iter().flat_map(|a| a.to_le_bytes()).collect();
     let mut r = Recorder::new(device, "doubling", 2)?;
     r.zero(&y);
@@ -122,7 +126,7 @@ fn validation_messages_reach_the_canary() {
     let cache = PipelineCache::open(&device, None).expect("no file");
     // Push constants of 16 bytes in the module, none in the layout.
     let words = assembler::assemble(DOUBLE).expect("the kernel is right");
-    let _ = Pipeline::new(&device, &cache, "wrong", &words, 0);
+    let _ = Pipeline::new(&device, &cache, "wrong", module(&words, 0));
     let messages = instance.canary().drain();
     assert!(messages.iter().any(|m| m.contains("VUID")), "{messages:?}");
 }
@@ -171,16 +175,23 @@ fn no_driver_is_a_clear_error() {
 /// Deviation from the reference that another order of sums explains, by precision; see `testing::compare`.
 const TOLERANCES: [(Precision, f32); 2] = [(Precision::F32, 2e-4), (Precision::F16, 8e-3)];
 
-/// Every device in a precision, or none after saying why.
+/// Every device in a precision and in every tier that it has, or none after saying why.
 fn executors(precision: Precision) -> Vec<GpuExecutor> {
     let Some(instance) = instance(Validation::Core) else { return Vec::new() };
     let mut all = Vec::new();
     for entry in gpu::devices().expect("there is a driver") {
-        let options = GpuOptions { precision: Some(precision), validation: Validation::Core, pipeline_cache: None };
-        match GpuExecutor::open_with(entry.index, &options) {
-            Ok(executor) => all.push(executor),
-            Err(ComputeError::NoDevice { what }) => println!("skipped: {what}"),
-            Err(other) => panic!("{}: {other}", entry.name),
+        let tiers: &[Tier] = match precision {
+            Precision::F32 => &[Tier::Subgroup],
+            Precision::F16 => &[Tier::Subgroup, Tier::Matrix],
+        };
+        for &tier in tiers {
+            let (precision, tier) = (Some(precision), Some(tier));
+            let options = GpuOptions { precision, tier, validation: Validation::Core, ..GpuOptions::default() };
+            match GpuExecutor::open_with(entry.index, &options) {
+                Ok(executor) => all.push(executor),
+                Err(ComputeError::NoDevice { what }) => println!("skipped: {what}"),
+                Err(other) => panic!("{}: {other}", entry.name),
+            }
         }
     }
     drop(instance);
@@ -198,7 +209,8 @@ fn kernels_agree_with_the_reference() {
             let canary = executor.canary();
             let judged = testing::check(&cases, &mut reference, &mut executor, precision, tolerance);
             let (count, worst) = judged.unwrap_or_else(|e| panic!("{precision:?}:\n{e}"));
-            println!("{}: {count} cases in {precision:?}, worst deviation {worst:e}", executor.device().name);
+            let info = executor.device();
+            println!("{} ({}): {count} cases in {precision:?}, worst {worst:e}", info.name, info.detail);
             assert!(count > 100, "{count} cases");
             drop(executor);
             silent(&canary);

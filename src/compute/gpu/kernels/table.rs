@@ -33,7 +33,7 @@ pub struct Field {
     pub kind: FieldKind,
 }
 
-/// One kernel, in both precisions.
+/// One kernel, in both precisions or, if it works on cooperative matrices, in f16 alone.
 #[derive(Debug)]
 pub struct Kernel {
     /// Name of the source without precision and suffix.
@@ -41,11 +41,19 @@ pub struct Kernel {
     /// Push constants in the order of their offsets, without gaps.
     pub fields: &'static [Field],
     pub push_bytes: u32,
-    /// Invocations of a workgroup, all in its first dimension.
+    /// Invocations of a workgroup, all in its first dimension; 0 if the specialization constant `LOCAL` says.
     pub local_size: u32,
+    /// Specialization constants in the order of their numbers. Only kernels of the matrix tier have some.
+    pub specs: &'static [&'static str],
 }
 
 impl Kernel {
+    /// Precisions in which there is a module.
+    #[cfg(test)]
+    pub fn precisions(&self) -> &'static [Precision] {
+        if self.specs.is_empty() { &[Precision::F32, Precision::F16] } else { &[Precision::F16] }
+    }
+
     /// Name of the module in a precision: that of its source file.
     pub fn module(&self, precision: Precision) -> String {
         let suffix = match precision {
@@ -75,7 +83,7 @@ const fn push_bytes(fields: &[Field]) -> u32 {
 }
 
 macro_rules! kernels {
-    ($($id:ident $name:literal $local:literal [$($field:ident: $kind:ident),* $(,)?])*) => {
+    ($($id:ident $name:literal $local:literal $(($($spec:ident)+))? [$($field:ident: $kind:ident),* $(,)?])*) => {
         /// Names a kernel of the table.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum KernelId { $($id),* }
@@ -83,7 +91,9 @@ macro_rules! kernels {
         /// Every kernel, in the order of [`KernelId`].
         pub static KERNELS: &[Kernel] = &[$({
             const FIELDS: &[Field] = &[$(Field { name: stringify!($field), kind: FieldKind::$kind }),*];
-            Kernel { name: $name, fields: FIELDS, push_bytes: push_bytes(FIELDS), local_size: $local }
+            const SPECS: &[&str] = &[$($(stringify!($spec)),+)?];
+            assert!(SPECS.len() <= super::SPECS_MAX, "too many specialization constants");
+            Kernel { name: $name, fields: FIELDS, push_bytes: push_bytes(FIELDS), local_size: $local, specs: SPECS }
         }),*];
     };
 }
@@ -98,6 +108,11 @@ kernels! {
     Add "add" 64 [
         a: Address, b: Address, y: Address, rows: Word, cols: Word, span: Word, a_stride: Word, b_stride: Word,
         y_stride: Word,
+    ]
+    AttentionCm "attention_cm" 0 (LOCAL LANES CM CN CK HEAD KEYS) [
+        q: Address, k: Address, v: Address, y: Address, count_at: Address, count_step: Word, lq: Word, lk: Word,
+        hd8: Word, q_stride8: Word, k_stride8: Word, v_stride8: Word, y_stride8: Word, q_group8: Word,
+        k_group8: Word, v_group8: Word, y_group8: Word, scale: Real,
     ]
     AttentionRow "attention_row" 32 [
         q: Address, k: Address, v: Address, bias: Address, y: Address, count_at: Address, lq: Word, lk: Word,
@@ -116,9 +131,16 @@ kernels! {
         x: Address, w: Address, bias: Address, res: Address, y: Address, height: Word, width: Word, cin: Word,
         cout: Word, x_stride: Word, res_stride: Word, y_stride: Word, act: Word, flags: Word,
     ]
+    Conv3x3Cm "conv3x3_cm" 0 (LOCAL LANES BM BN BK WM WN CM CN CK STAGES TAIL) [
+        x: Address, w: Address, bias: Address, res: Address, y: Address, m: Word, n: Word, k: Word, height: Word,
+        width: Word, cin: Word, x_stride: Word, res_stride: Word, y_stride: Word, act: Word, flags: Word,
+    ]
     Conv3x3Tile "conv3x3_tile" 32 [
         x: Address, w: Address, bias: Address, res: Address, y: Address, height: Word, width: Word, cin: Word,
         cout: Word, x_stride: Word, res_stride: Word, y_stride: Word, act: Word, flags: Word,
+    ]
+    Deliver "deliver" 64 [
+        x: Address, table: Address, units: Word, all: Word,
     ]
     Copy "copy" 64 [
         x: Address, y: Address, rows: Word, cols: Word, x_stride: Word, y_stride: Word,
@@ -135,6 +157,16 @@ kernels! {
         rope_rows: Word, eps: Real, flags: Word, rope_each: Word,
     ]
     LinearAny "linear_any" 32 [
+        x: Address, w: Address, bias: Address, gate: Address, res: Address, y: Address, m: Word, n: Word,
+        k: Word, x_stride: Word, gate_stride: Word, res_stride: Word, y_stride: Word, span: Word, act: Word,
+        flags: Word,
+    ]
+    LinearCm "linear_cm" 0 (LOCAL LANES BM BN BK WM WN CM CN CK STAGES TAIL) [
+        x: Address, w: Address, bias: Address, gate: Address, res: Address, y: Address, m: Word, n: Word,
+        k: Word, x_stride: Word, gate_stride: Word, res_stride: Word, y_stride: Word, span: Word, act: Word,
+        flags: Word,
+    ]
+    LinearCm2 "linear_cm2" 0 (LOCAL BM BN BK CLAMP) [
         x: Address, w: Address, bias: Address, gate: Address, res: Address, y: Address, m: Word, n: Word,
         k: Word, x_stride: Word, gate_stride: Word, res_stride: Word, y_stride: Word, span: Word, act: Word,
         flags: Word,
