@@ -69,6 +69,12 @@ impl<E: Engine> Sessions<E> {
         }
     }
 
+    /// The engine, after every session was closed.
+    pub fn into_engine(mut self) -> E {
+        self.keep_all();
+        self.engine
+    }
+
     pub fn facts(&self) -> &Facts {
         &self.facts
     }
