@@ -112,7 +112,8 @@ class Paper(nn.Module):
 
 def rope(count: int, c: dict, device, base: float):
     hd = c["hidden_size"] // c["num_heads"]
-    angles = torch.outer(torch.arange(count, device=device).float(), base ** (-torch.arange(hd // 2, device=device) / (hd // 2)))
+    rates = base ** (-torch.arange(hd // 2, device=device) / (hd // 2))
+    angles = torch.outer(torch.arange(count, device=device).float(), rates)
     angles = torch.cat((angles, angles), -1)
     return angles.cos().bfloat16(), angles.sin().bfloat16()
 
@@ -127,6 +128,43 @@ def timed(step, runs: int, device) -> float:
         torch.cuda.synchronize(device)
         times.append(time.perf_counter() - begin)
     return statistics.median(times) * 1e3
+
+
+def products(c: dict, sizes: str) -> dict:
+    """TFLOP/s of the products of the step, by MxNxK."""
+    d, out = c["hidden_size"], {}
+    for rows in rows_of(c, sizes):
+        x = {k: torch.randn(rows, k, dtype=torch.bfloat16) for k in (d, c["mlp_ratio"] * d)}
+        for n, k in ((3 * d, d), (d, d), (c["mlp_ratio"] * d, d), (d, c["mlp_ratio"] * d)):
+            w = torch.randn(n, k, dtype=torch.bfloat16)
+            ms = timed(lambda: x[k] @ w.T, 10, "cuda")
+            out[f"{rows}x{n}x{k}"] = 2 * rows * n * k / ms / 1e9
+    return out
+
+
+def attentions(c: dict, sizes: str) -> dict:
+    """TFLOP/s of fused attention at the step's shapes, by sequences x queries x keys."""
+    heads, hd, out = c["num_heads"], c["hidden_size"] // c["num_heads"], {}
+    t = frames_of(c)
+    for rows in rows_of(c, sizes):
+        n = rows // (2 * t)
+        for groups, queries, keys, launches in ((2 * t, n, n, 1), (n, t, t, 2), (2, t * n, c["text_tokens"], 1)):
+            # The plan does the places of each half in an operation of its own; here both go at once.
+            make = lambda length: torch.randn(groups * launches, heads, length, hd, dtype=torch.bfloat16)
+            q, k, v = make(queries), make(keys), make(keys)
+            ms = timed(lambda: F.scaled_dot_product_attention(q, k, v), 10, "cuda")
+            out[f"{groups}x{queries}x{keys}"] = 4 * groups * launches * queries * keys * heads * hd / ms / 1e9
+    return out
+
+
+def frames_of(c: dict) -> int:
+    return -(-c["frames"] // c["temporal_factor"])
+
+
+def rows_of(c: dict, sizes: str) -> list[int]:
+    side = c["spatial_factor"] * c["patch_size"]
+    areas = ((int(w) // side) * (int(h) // side) for w, h in (size.split("x") for size in sizes.split(",")))
+    return [2 * frames_of(c) * n for n in areas]
 
 
 def main():
@@ -145,14 +183,16 @@ def main():
         text = torch.randn(2, c["text_tokens"], c["hidden_size"], dtype=torch.bfloat16)
         level = torch.randn(1, 2 * c["time_frequencies"], dtype=torch.bfloat16)
         out = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "cuda": torch.version.cuda,
-               "parameters": sum(p.numel() for p in model.parameters()), "eager_ms": {}, "compiled_ms": {}}
+               "parameters": sum(p.numel() for p in model.parameters()), "eager_ms": {}, "compiled_ms": {},
+               "gemm_tflops": products(c, args.sizes), "attention_tflops": attentions(c, args.sizes)}
         compiled = None if args.no_compile else torch.compile(model, dynamic=False)
         for size in args.sizes.split(","):
             w, h = map(int, size.split("x"))
             side = c["spatial_factor"] * c["patch_size"]
-            n, t = (w // side) * (h // side), -(-c["frames"] // c["temporal_factor"])
+            n, t = (w // side) * (h // side), frames_of(c)
             x = torch.randn(t, n, c["latent_channels"] * c["patch_size"] ** 2, dtype=torch.bfloat16)
-            tables = {False: rope(n, c, device, c["rope_spatial_base"]), True: rope(t, c, device, c["rope_temporal_base"])}
+            space, time_ = (rope(count, c, device, c[f"rope_{kind}_base"]) for count, kind in ((n, "spatial"), (t, "temporal")))
+            tables = {False: space, True: time_}
             for kind, run in (("eager_ms", model), ("compiled_ms", compiled)):
                 if run is None:
                     continue
