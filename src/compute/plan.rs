@@ -19,6 +19,8 @@ pub enum Home {
     Weight(WeightId),
     /// One copy a session, kept from run to run; index into the [`StateLayout`].
     State(usize),
+    /// Made with the plan, shared by all sessions, read-only. Index into [`Plan::tables`].
+    Table(usize),
     /// Temporary: valid from its first write to its last read within one run. Slot index.
     Arena(usize),
 }
@@ -115,6 +117,8 @@ pub struct Plan {
     /// Size of every arena slot in bytes, a multiple of [`SLOT_ALIGN`].
     pub slots: Vec<usize>,
     pub state: Arc<StateLayout>,
+    /// Values of the tensors that are made with the plan, f32.
+    pub tables: Vec<Vec<f32>>,
 }
 
 /// Alignment of arena slots and of state tensors on every device, in bytes.
@@ -167,6 +171,7 @@ pub struct PlanBuilder {
     scope: Vec<String>,
     weight_of: BTreeMap<WeightId, Tensor>,
     state_of: BTreeMap<usize, Tensor>,
+    tables: Vec<Vec<f32>>,
     params: usize,
 }
 
@@ -188,6 +193,7 @@ impl PlanBuilder {
             scope: Vec::new(),
             weight_of: BTreeMap::new(),
             state_of: BTreeMap::new(),
+            tables: Vec::new(),
             params: 0,
         }
     }
@@ -253,6 +259,17 @@ impl PlanBuilder {
         t
     }
 
+    /// A table of f32 that is part of the plan, such as rotary positions.
+    ///
+    /// # Panics
+    /// If the number of values does not match the shape.
+    pub fn table(&mut self, name: &str, dims: &[usize], values: Vec<f32>) -> Tensor {
+        let shape = Shape::new(dims);
+        assert_eq!(shape.elements(), values.len(), "values of {name}");
+        self.tables.push(values);
+        self.insert(name.to_string(), shape, DType::F32, Home::Table(self.tables.len() - 1))
+    }
+
     /// A tensor that the host writes before a run; every input must be given to every run.
     pub fn input(&mut self, name: &str, dims: &[usize], dtype: DType) -> Tensor {
         let t = self.insert(name.to_string(), Shape::new(dims), dtype, Home::Arena(usize::MAX));
@@ -296,8 +313,8 @@ impl PlanBuilder {
         op.check(&self.tensors)?;
         self.check_seats(&op)?;
         for v in op.writes() {
-            if matches!(self.tensors.home(v.tensor), Home::Weight(_)) {
-                return Err(ComputeError::Shape { op: op.label(), what: "writes to a weight".to_string() });
+            if matches!(self.tensors.home(v.tensor), Home::Weight(_) | Home::Table(_)) {
+                return Err(ComputeError::Shape { op: op.label(), what: "writes to a constant".to_string() });
             }
         }
         let mut full = self.scope.join("/");
@@ -337,6 +354,7 @@ impl PlanBuilder {
             param_count: self.params,
             slots,
             state: self.state,
+            tables: self.tables,
         })
     }
 

@@ -34,7 +34,7 @@ use std::sync::Arc;
 use crate::compute::WeightSet;
 pub use crate::proto::keys::Keys;
 use config::Config;
-pub use engine::{Engine, Session, SessionSpec, VideoPrompt};
+pub use engine::{Engine, Session, SessionSpec, Turn, VideoPrompt};
 pub use environment::Environment;
 pub use error::ModelError;
 use tokenizer::TextTokenizer;

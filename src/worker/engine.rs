@@ -49,6 +49,17 @@ pub struct Facts {
     pub vocabulary: Vocabulary,
     /// Interactive sessions at once.
     pub real_time_max: usize,
+    /// Floating-point operations a second that the device does in runs of several sessions, as measured at the start.
+    /// `None`: the device is not one for many, sessions share it as well as they can.
+    pub rate: Option<f64>,
+}
+
+/// A session's turn in a run of several.
+pub struct Part<'a, S> {
+    pub session: &'a mut S,
+    pub keys: Keys,
+    /// Takes I420, width * height * 3 / 2 bytes.
+    pub picture: &'a mut [u8],
 }
 
 /// A model on a device, with one state a session. Used from one thread.
@@ -84,6 +95,27 @@ pub trait Engine {
 
     /// Makes the next frame: I420, width * height * 3 / 2 bytes.
     fn tick(&mut self, session: &mut Self::Session, keys: Keys, picture: &mut [u8]) -> Result<(), Fault>;
+
+    /// Most sessions that gain from sharing a run.
+    fn batch_max(&self) -> usize {
+        1
+    }
+
+    /// Can the next frames of the two be made in one run?
+    fn go_together(&self, _: &Self::Session, _: &Self::Session) -> bool {
+        false
+    }
+
+    /// Makes the next frame of each of several sessions; each is as it would be alone.
+    fn tick_batch(&mut self, parts: Vec<Part<'_, Self::Session>>) -> Result<(), Fault> {
+        parts.into_iter().try_for_each(|part| self.tick(part.session, part.keys, part.picture))
+    }
+
+    /// Arithmetic of a frame of `width` x `height` pixels in `steps` steps, in floating-point operations; 0 if it is not
+    /// known.
+    fn flops(&mut self, _size_px: (u32, u32), _steps: u32) -> f64 {
+        0.0
+    }
 
     /// The newest frame's latent; always of the same length for a session.
     fn latent<'a>(&self, session: &'a Self::Session) -> &'a [f32];

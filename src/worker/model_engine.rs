@@ -1,6 +1,6 @@
 //! The model as the worker's engine: requests in the model's terms, its errors as faults.
 
-use super::engine::{Engine, Fault, chain};
+use super::engine::{Engine, Fault, Part, chain};
 use crate::compute::ComputeError;
 use crate::model::{self, ModelError, Session, SessionSpec};
 use crate::proto::keys::Keys;
@@ -82,6 +82,23 @@ impl Engine for model::Engine {
 
     fn tick(&mut self, session: &mut Session, keys: Keys, picture: &mut [u8]) -> Result<(), Fault> {
         Ok(self.tick(session, keys, picture, None)?)
+    }
+
+    fn batch_max(&self) -> usize {
+        self.batch_max()
+    }
+
+    fn go_together(&self, a: &Session, b: &Session) -> bool {
+        self.go_together(a, b)
+    }
+
+    fn tick_batch(&mut self, parts: Vec<Part<'_, Session>>) -> Result<(), Fault> {
+        let turn = |Part { session, keys, picture }| model::Turn { session, keys, picture };
+        Ok(self.tick_batch(parts.into_iter().map(turn).collect(), None)?)
+    }
+
+    fn flops(&mut self, (width, height): (u32, u32), steps: u32) -> f64 {
+        self.tick_flops(width, height, steps).unwrap_or(0) as f64
     }
 
     fn latent<'a>(&self, session: &'a Session) -> &'a [f32] {

@@ -33,6 +33,7 @@ impl<'a> Mat<'a> {
 pub struct Memory<'a> {
     pub tensors: &'a Tensors,
     pub weights: &'a WeightSet,
+    pub tables: &'a [Vec<f32>],
     /// The states of the sessions in the seats.
     pub seats: &'a mut [State],
     /// Whose state steps reach now.
@@ -49,6 +50,7 @@ impl Memory<'_> {
         let buffer: &[f32] = match self.tensors.home(t) {
             Home::Weight(id) => &self.weights.get(id).data,
             Home::State(index) => &self.seats[self.seat].values[index],
+            Home::Table(i) => &self.tables[i],
             Home::Arena(slot) => &self.arena[slot],
         };
         &buffer[..self.tensors.shape(t).elements()]
@@ -68,7 +70,7 @@ impl Memory<'_> {
             }
             Home::Arena(slot) => self.arena[slot][range].copy_from_slice(values),
             // Inputs have slots of the arena.
-            Home::Weight(_) | Home::State(_) => {}
+            Home::Weight(_) | Home::Table(_) | Home::State(_) => {}
         }
     }
 
@@ -76,8 +78,8 @@ impl Memory<'_> {
     /// [`put`](Self::put); until then the tensor is empty.
     pub fn take(&mut self, t: Tensor) -> Vec<f32> {
         match self.tensors.home(t) {
-            // A plan never writes to a weight: the builder refuses it.
-            Home::Weight(_) => Vec::new(),
+            // A plan never writes to a constant: the builder refuses it.
+            Home::Weight(_) | Home::Table(_) => Vec::new(),
             Home::State(index) => std::mem::take(&mut self.seats[self.seat].values[index]),
             Home::Arena(slot) => std::mem::take(&mut self.arena[slot]),
         }
@@ -85,7 +87,7 @@ impl Memory<'_> {
 
     pub fn put(&mut self, t: Tensor, buffer: Vec<f32>) {
         match self.tensors.home(t) {
-            Home::Weight(_) => {}
+            Home::Weight(_) | Home::Table(_) => {}
             Home::State(index) => self.seats[self.seat].values[index] = buffer,
             Home::Arena(slot) => self.arena[slot] = buffer,
         }

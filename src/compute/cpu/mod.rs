@@ -259,7 +259,7 @@ impl Executor for CpuExecutor {
         run::check(plan, &run, |id| states.get(&id.0).map(|s| &*s.layout))?;
         seats.clear();
         seats.extend(run.states.iter().filter_map(|id| states.remove(&id.0)));
-        let mut memory = Memory { tensors: &plan.tensors, weights, seats, seat: 0, arena, bytes };
+        let mut memory = Memory { tensors: &plan.tensors, weights, tables: &plan.tables, seats, seat: 0, arena, bytes };
         for &t in &plan.inputs {
             for (seat, (_, values)) in run.inputs.iter().filter(|(given, _)| *given == t).enumerate() {
                 memory.fill(t, seat, values);

@@ -7,7 +7,7 @@ use half::slice::HalfFloatSliceExt;
 
 use super::super::plan::{SLOT_ALIGN, TensorInfo};
 use super::super::weights::WeightId;
-use super::super::{ComputeError, DType, Precision, Shape, StateLayout, WeightSet};
+use super::super::{ComputeError, DType, Plan, Precision, Shape, StateLayout, WeightSet};
 use crate::vk::{Buffer, Device, Place, Recorder, Stage};
 
 /// Size of the mapped buffers for weights and states in bytes.
@@ -198,6 +198,32 @@ impl Weights {
     pub fn address(&self, id: WeightId) -> u64 {
         let place = &self.places[id.index()];
         self.buffers[place.buffer].address() + place.offset
+    }
+}
+
+/// The tables of a plan on the device.
+pub(super) struct Tables {
+    pub buffer: Arc<Buffer>,
+    places: Layout,
+}
+
+impl Tables {
+    /// `None` if the plan has none.
+    pub fn upload(device: &Device, transfer: &mut Transfer, plan: &Plan) -> Result<Option<Tables>, ComputeError> {
+        if plan.tables.is_empty() {
+            return Ok(None);
+        }
+        let places = Layout::new(plan.tables.iter().map(|t| 4 * t.len() as u64));
+        let name = format!("{}: tables", plan.name);
+        let buffer = Arc::new(Buffer::new(device, &name, places.bytes(), Place::Device)?);
+        for (i, values) in plan.tables.iter().enumerate() {
+            transfer.upload(&buffer, places.offset(i), DType::F32, values)?;
+        }
+        Ok(Some(Tables { buffer, places }))
+    }
+
+    pub fn address(&self, index: usize) -> u64 {
+        self.buffer.address() + self.places.offset(index)
     }
 }
 

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use self::kernels::{Matrix, Target, Variant};
-use self::memory::{Layout, State, Transfer, Weights};
+use self::memory::{Layout, State, Tables, Transfer, Weights};
 use self::record::{Addressing, Recording};
 use super::plan::Home;
 use super::{
@@ -103,6 +103,7 @@ struct Prepared {
     params: Arc<Buffer>,
     /// Where the entries of a session's state lie in it.
     places: Layout,
+    tables: Option<Tables>,
 }
 
 /// What a recording depends on.
@@ -371,7 +372,8 @@ impl Executor for GpuExecutor {
         let download = buffer("outputs", outputs.bytes(), Place::Download)?;
         let params = buffer("params", params_bytes, Place::Device)?;
         let places = memory::state_places(&plan.state);
-        self.plans.push(Prepared { slots, constants, upload, inputs, download, outputs, params, places, plan });
+        let tables = Tables::upload(&self.device, &mut self.transfer, &plan)?;
+        self.plans.push(Prepared { slots, constants, upload, inputs, download, outputs, params, places, tables, plan });
         let id = PlanId(self.plans.len() - 1);
         // A larger arena made all recordings void.
         for i in 0..self.plans.len() {

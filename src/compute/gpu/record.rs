@@ -9,7 +9,7 @@ use super::super::tensor::{Param, Tensor};
 use super::super::{ComputeError, Profile};
 use super::hazard::Hazards;
 use super::kernels::{self, Addresses, Dispatch, Target, Variant};
-use super::memory::{Layout, State, Weights};
+use super::memory::{Layout, State, Tables, Weights};
 use super::{Key, Prepared};
 use crate::vk::{Buffer, CommandBuffer, Device, Pipeline, Recorder, Stage};
 
@@ -29,6 +29,7 @@ pub(super) struct Addressing<'a> {
     arena: u64,
     params: u64,
     table: u64,
+    tables: Option<&'a Tables>,
     /// Where entries of a state lie in it.
     places: Option<&'a Layout>,
     /// State and weights; `None` while only kernels and constants are looked for.
@@ -45,6 +46,7 @@ impl<'a> Addressing<'a> {
             arena: 0,
             params: 0,
             table: 0,
+            tables: None,
             places: None,
             homes: None,
             constants: RefCell::default(),
@@ -59,6 +61,7 @@ impl<'a> Addressing<'a> {
             arena: memory.arena.address(),
             params: prepared.params.address() + prepared.words_at(),
             table: prepared.params.address(),
+            tables: prepared.tables.as_ref(),
             places: Some(&prepared.places),
             homes: Some((memory.state, memory.weights)),
             constants: RefCell::new(prepared.constants.clone()),
@@ -81,6 +84,7 @@ impl Addresses for Addressing<'_> {
                 own + self.places.map_or(0, |places| places.offset(i))
             }
             (Home::Weight(id), Some((_, weights))) => weights.address(id),
+            (Home::Table(i), Some(_)) => self.tables.map_or(0, |tables| tables.address(i)),
             (_, None) => 0,
         }
     }
@@ -145,6 +149,9 @@ pub(super) fn record(
     for buffer in memory.weights.buffers.iter().chain([memory.arena, &prepared.params]).chain(state) {
         r.keep(buffer);
     }
+    if let Some(Tables { buffer, .. }) = &prepared.tables {
+        r.keep(buffer);
+    }
     copy_in(&mut r, memory);
     r.barrier(Stage::Transfer, Stage::Compute);
     if key.profiled {
@@ -204,7 +211,7 @@ fn place<'a>(memory: &Memory<'a>, t: Tensor) -> (&'a Arc<Buffer>, u64) {
             let state = memory.state.expect("an output of a plan of several seats is a temporary");
             (&state.buffer, state.places.offset(i))
         }
-        Home::Weight(_) => unreachable!("only temporaries and state go to or come from the host"),
+        Home::Weight(_) | Home::Table(_) => unreachable!("only temporaries and state go to or come from the host"),
     }
 }
 

@@ -142,6 +142,7 @@ impl ReferenceExecutor {
                     None => return Err(device("no weights are loaded".to_string())),
                 },
                 Home::State(_) => Vec::new(),
+                Home::Table(i) => plan.tables[i].clone(),
                 Home::Arena(_) => vec![f32::NAN; info.shape.elements()],
             };
             round(&mut values, info.dtype);

@@ -2,7 +2,7 @@
 
 use super::super::super::op::{Attention, RingAttention, RingWrite};
 use super::super::super::tensor::{Param, Tensor, View};
-use super::{Dispatch, Fill, Heads, KernelId, Lowering, Matrix, by_fours, flags};
+use super::{Dispatch, Fill, Heads, KernelId, Lowering, Matrix, Spec, by_fours, flags};
 
 /// Queries of a workgroup of the tiled kernel.
 const TILE_QUERIES: usize = 8;
@@ -119,6 +119,11 @@ fn sequence(l: &Lowering<'_>, op: &Attention, seat: usize) -> Dispatch {
 pub(super) fn ring_attention(l: &Lowering<'_>, op: &RingAttention) -> Dispatch {
     let (tokens, cols) = (l.seat_rows(op.q.rows), op.q.cols);
     let frames = l.plan.tensors.shape(op.k_ring).dims()[0];
+    if let Some(matrix) = l.matrix(&[Some(op.q), Some(op.y)])
+        && let Some(parts) = ring_parts(cols / op.heads, matrix)
+    {
+        return ring_by_eights(l, op, parts);
+    }
     let own = |ring| Keys { address: l.ctx.tensor(ring), row: cols, key: tokens * cols };
     let rows = ByRow {
         q: &op.q,
@@ -134,6 +139,39 @@ pub(super) fn ring_attention(l: &Lowering<'_>, op: &RingAttention) -> Dispatch {
         in_states: true,
     };
     by_row(l, &rows)
+}
+
+/// Invocations that share a head in `attention_ring`; `None`: a head does not fit a subgroup evenly.
+fn ring_parts(head: usize, matrix: &Matrix) -> Option<u32> {
+    let parts = u32::try_from(head / 8).ok()?;
+    (head.is_multiple_of(8) && parts.is_power_of_two() && parts <= matrix.lanes).then_some(parts)
+}
+
+fn ring_by_eights(l: &Lowering<'_>, op: &RingAttention, parts: u32) -> Dispatch {
+    const LOCAL: u32 = 128;
+    let (tokens, cols) = (l.seat_rows(op.q.rows), op.q.cols);
+    let (table, step) = l.seats();
+    Fill::new(KernelId::AttentionRing)
+        .variant((KernelId::AttentionRing, Spec::new(&[LOCAL, parts])))
+        .address("q", l.view(&op.q))
+        .address("k", l.ctx.tensor(op.k_ring))
+        .address("v", l.ctx.tensor(op.v_ring))
+        .address("y", l.view(&op.y))
+        .address("count_at", l.ctx.param(op.count, 0))
+        .address("table", table)
+        .word("rows", op.q.rows)
+        .word("window", l.plan.tensors.shape(op.k_ring).dims()[0])
+        .word("heads", op.heads)
+        .word("q_stride8", op.q.stride / 8)
+        .word("k_row8", cols / 8)
+        .word("k_key8", tokens * cols / 8)
+        .word("v_row8", cols / 8)
+        .word("v_key8", tokens * cols / 8)
+        .word("y_stride8", op.y.stride / 8)
+        .real("scale", op.scale)
+        .word("count_step", step)
+        .word("seat_rows", tokens)
+        .over((op.q.rows * cols / 8).div_ceil(LOCAL as usize), 1)
 }
 
 fn by_row(l: &Lowering<'_>, a: &ByRow<'_>) -> Dispatch {

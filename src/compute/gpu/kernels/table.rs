@@ -114,6 +114,11 @@ kernels! {
         hd8: Word, q_stride8: Word, k_stride8: Word, v_stride8: Word, y_stride8: Word, q_group8: Word,
         k_group8: Word, v_group8: Word, y_group8: Word, scale: Real,
     ]
+    AttentionRing "attention_ring" 0 (LOCAL PARTS) [
+        q: Address, k: Address, v: Address, y: Address, count_at: Address, table: Address, rows: Word, window: Word,
+        heads: Word, q_stride8: Word, k_row8: Word, k_key8: Word, v_row8: Word, v_key8: Word, y_stride8: Word,
+        scale: Real, count_step: Word, seat_rows: Word,
+    ]
     AttentionRow "attention_row" 32 [
         q: Address, k: Address, v: Address, bias: Address, y: Address, count_at: Address, lq: Word, lk: Word,
         hd: Word, q_stride: Word, k_row: Word, k_key: Word, v_row: Word, v_key: Word, y_stride: Word,
