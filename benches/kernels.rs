@@ -6,23 +6,24 @@
 //! given its file (`--peer FILE`), each line says how many times faster this kernel is.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use gamegend::compute::gpu::{GpuExecutor, GpuOptions, Tier, Tile};
 use gamegend::compute::op::{
-    Act, Attention, Conv3x3, Cost, Groups, HeadNorm, Linear, Norm, NormKind, Op, RingAttention, Rope,
+    Act, Add, Attention, Conv3x3, Cost, Groups, HeadNorm, Linear, Norm, NormKind, Op, RingAttention, Rope,
 };
 use gamegend::compute::reference::ReferenceExecutor;
 use gamegend::compute::{
     ComputeError, DType, Executor, Param, PlanBuilder, Precision, Profile, Run, StateLayout, Storage, View, WeightSet,
     testing,
 };
-use gamegend::model::bench::peak;
+use gamegend::model::bench::{Peak, peak};
 
 const USAGE: &str = "usage: kernels [--device vulkan:N] [--tier coopmat|subgroup] [--check yes|no] [--tiles yes|no] \
-                     [--only TEXT] [--json FILE] [--peer FILE]";
+                     [--only TEXT] [--cache FILE] [--json FILE] [--peer FILE]";
 
 /// Runs of which the fastest counts.
 const RUNS: usize = 10;
@@ -87,13 +88,15 @@ struct Arguments {
     check: bool,
     tiles: bool,
     only: String,
+    cache: Option<PathBuf>,
     json: Option<String>,
     peer: Option<String>,
 }
 
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
+    let only = String::new();
     let mut a =
-        Arguments { device: 0, tier: None, check: false, tiles: false, only: String::new(), json: None, peer: None };
+        Arguments { device: 0, tier: None, check: false, tiles: false, only, cache: None, json: None, peer: None };
     while let Some(word) = words.next() {
         if word == "--bench" {
             continue; // cargo adds it
@@ -116,6 +119,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
             "--check" => a.check = yes()?,
             "--tiles" => a.tiles = yes()?,
             "--only" => a.only = value,
+            "--cache" => a.cache = Some(PathBuf::from(value)),
             "--json" => a.json = Some(value),
             "--peer" => a.peer = Some(value),
             _ => return Err(format!("unknown option {word}")),
@@ -144,11 +148,19 @@ fn time(
     executor.load_weights(&set)?;
     let mut layout = StateLayout::default();
     let indices: Vec<usize> = states.iter().map(|dims| layout.add("state", dims, DType::F16)).collect();
+    let rows: Vec<usize> =
+        states.iter().map(|dims| layout.add("row", &[1, dims[dims.len() - 1]], DType::F16)).collect();
     let layout = Arc::new(layout);
     let state = executor.create_state(&layout)?;
-    for (&index, dims) in indices.iter().zip(states) {
-        executor.write_state(state, index, &values(dims.iter().product()))?;
+    let mut fill = PlanBuilder::new("fill", Precision::F16, Arc::clone(&set), Arc::clone(&layout));
+    for ((&index, &row), dims) in indices.iter().zip(&rows).zip(states) {
+        executor.write_state(state, row, &values(dims[dims.len() - 1]))?;
+        let (all, row) = (fill.state(index), fill.state(row));
+        let (all, row) = (fill.view(all), fill.view(row));
+        fill.push("fill", Add { a: all, b: row, y: all })?;
     }
+    let fill = executor.prepare(Arc::new(fill.finish()?))?;
+    executor.run(Run { plan: fill, states: &[state], inputs: &[], params: &[], outputs: &mut [], profile: None })?;
     let mut b = PlanBuilder::new(shape, Precision::F16, set, layout);
     let views: Vec<View> = indices
         .iter()
@@ -220,40 +232,50 @@ fn attention(
     })
 }
 
-/// Everything else that a tick of our model launches, for one session of 240 tokens.
-fn others(x: &mut GpuExecutor, lines: &mut Vec<Line>) -> Result<(), ComputeError> {
+type Measure = Box<dyn Fn(&mut GpuExecutor) -> Result<Line, ComputeError>>;
+
+/// Everything else that a tick of our model launches: one session of 240 tokens, then rows of sixteen.
+fn others() -> Vec<Measure> {
     let (n, d, heads, window) = (240, 384, 6, 16);
-    lines.push(time(x, ("ring 240x16 6x64", &[&[n, d], &[window, n, d], &[window, n, d], &[n, d]], &[]), |v, _| {
-        let (k_ring, v_ring, count) = (v[1].tensor, v[2].tensor, Param::Const(window as u32));
-        Ok(RingAttention { q: v[0], k_ring, v_ring, heads, scale: 0.125, count, y: v[3] }.into())
-    })?);
+    let ring: Measure = Box::new(move |x| {
+        time(x, ("ring 240x16 6x64", &[&[n, d], &[window, n, d], &[window, n, d], &[n, d]], &[]), |v, _| {
+            let (k_ring, v_ring, count) = (v[1].tensor, v[2].tensor, Param::Const(window as u32));
+            Ok(RingAttention { q: v[0], k_ring, v_ring, heads, scale: 0.125, count, y: v[3] }.into())
+        })
+    });
+    let mut all = vec![ring];
     for rows in [n, 16 * n] {
-        let shape = format!("norm_modulate {rows}x{d}");
-        lines.push(time(x, (&shape, &[&[rows, d], &[2, d], &[rows, d]], &[]), |v, _| {
-            let kind = NormKind::Modulate { scale: v[1].rows(0, 1), shift: v[1].rows(1, 1) };
-            Ok(Norm { x: v[0], kind, eps: 1e-6, y: v[2] }.into())
-        })?);
-        let shape = format!("head_norm {rows}x{heads}x64");
-        let tables: &[(&str, &[usize])] = &[("weight", &[64]), ("cos", &[64]), ("sin", &[64])];
-        lines.push(time(x, (&shape, &[&[rows, d]], tables), |v, b| {
-            let [weight, cos, sin] = [b.weight("weight")?, b.weight("cos")?, b.weight("sin")?];
-            Ok(HeadNorm { x: v[0], heads, weight, rope: Some(Rope { cos, sin, each: 1 }), eps: 1e-6 }.into())
-        })?);
+        all.push(Box::new(move |x| {
+            let shape = format!("norm_modulate {rows}x{d}");
+            time(x, (&shape, &[&[rows, d], &[2, d], &[rows, d]], &[]), |v, _| {
+                let kind = NormKind::Modulate { scale: v[1].rows(0, 1), shift: v[1].rows(1, 1) };
+                Ok(Norm { x: v[0], kind, eps: 1e-6, y: v[2] }.into())
+            })
+        }));
+        all.push(Box::new(move |x| {
+            let shape = format!("head_norm {rows}x{heads}x64");
+            let tables: &[(&str, &[usize])] = &[("weight", &[64]), ("cos", &[64]), ("sin", &[64])];
+            time(x, (&shape, &[&[rows, d]], tables), |v, b| {
+                let [weight, cos, sin] = [b.weight("weight")?, b.weight("cos")?, b.weight("sin")?];
+                let rope = Some(Rope { cos, sin, each: 1 });
+                Ok(HeadNorm { x: v[0], heads, weight, rope, eps: 1e-6 }.into())
+            })
+        }));
     }
-    Ok(())
+    all
 }
 
 /// Every operation in every tier against the reference.
-fn check(device: usize) -> Result<bool, ComputeError> {
+fn check(device: usize, cache: Option<&PathBuf>) -> Result<bool, ComputeError> {
     let mut right = true;
     for tier in [Tier::Subgroup, Tier::Matrix] {
-        let options = GpuOptions { precision: Some(Precision::F16), tier: Some(tier), ..GpuOptions::default() };
-        let mut executor = GpuExecutor::open_with(device, &GpuOptions { tune: Some(false), ..options.clone() })?;
+        let (precision, pipeline_cache) = (Some(Precision::F16), cache.cloned());
+        let options =
+            GpuOptions { precision, tier: Some(tier), pipeline_cache, tune: Some(false), ..GpuOptions::default() };
+        let mut executor = GpuExecutor::open_with(device, &options)?;
         let count = if tier == Tier::Matrix { executor.tiles().len() } else { 0 };
         for tile in (0..count).map(Some).chain([None]) {
-            if tile.is_some() {
-                executor = GpuExecutor::open_with(device, &GpuOptions { tile, ..options.clone() })?;
-            }
+            executor = GpuExecutor::open_with(device, &GpuOptions { tile, ..options.clone() })?;
             let mut cases = testing::cases();
             cases.retain(|c| tile.is_none() || c.name.starts_with("linear") || c.name.starts_with("conv"));
             testing::share_weights(&mut cases);
@@ -264,9 +286,6 @@ fn check(device: usize) -> Result<bool, ComputeError> {
             match judged {
                 Ok((n, worst)) => println!("check    {} {what}: {n} cases, worst {worst:.2e}", tier.name()),
                 Err(e) => println!("check    {} {what}: WRONG\n{e}", tier.name()),
-            }
-            if tile.is_none() && tier == Tier::Matrix {
-                break;
             }
         }
     }
@@ -284,62 +303,66 @@ fn peer(path: &str) -> Result<BTreeMap<String, f64>, String> {
 fn run(a: &Arguments) -> Result<ExitCode, String> {
     let text = |e: ComputeError| e.to_string();
     let peer = a.peer.as_deref().map(peer).transpose()?.unwrap_or_default();
-    let right = if a.check { check(a.device).map_err(text)? } else { true };
-    let options = GpuOptions { precision: Some(Precision::F16), tier: a.tier, ..GpuOptions::default() };
+    let right = if a.check { check(a.device, a.cache.as_ref()).map_err(text)? } else { true };
+    let pipeline_cache = a.cache.clone();
+    let options = GpuOptions { precision: Some(Precision::F16), tier: a.tier, pipeline_cache, ..GpuOptions::default() };
     let mut x = GpuExecutor::open_with(a.device, &options).map_err(text)?;
     let best = peak(&mut x).map_err(text)?;
     println!("device   {} ({})", x.device().name, x.device().detail);
     println!("peak     {:.0} GFLOP/s (matrix product), {:.0} GB/s (copy)", best.flops / 1e9, best.bytes / 1e9);
     let wanted = |shape: &str| shape.contains(&a.only);
-    let mut lines = Vec::new();
-    let mut push = |shape: String, line: Result<Line, ComputeError>| match line {
-        Ok(line) => lines.push(line),
-        Err(e) => println!("{shape}: {e}"),
-    };
-    for &(m, n, k) in PRODUCTS.iter().filter(|_| wanted("linear")) {
-        if a.tiles {
-            tiles(&mut x, (m, n, k)).map_err(text)?;
-        }
-        push(format!("linear {m}x{n}x{k}"), linear(&mut x, (m, n, k)));
-        push(format!("fused {m}x{n}x{k}"), fused(&mut x, (m, n, k)));
-    }
-    for &shape in CONVOLUTIONS.iter().filter(|_| wanted("conv3x3")) {
-        push(format!("conv3x3 {shape:?}"), convolution(&mut x, shape));
-    }
-    for &shape in ATTENTIONS.iter().filter(|_| wanted("attention")) {
-        push(format!("attention {shape:?}"), attention(&mut x, shape));
-    }
-    if wanted("others") {
-        others(&mut x, &mut lines).map_err(text)?;
-    }
     println!(
         "\n{:<34} {:<30} {:>9} {:>9} {:>9} {:>9} {:>8} {:>6}",
         "shape", "kernel", "us", "floor us", "TFLOP/s", "GB/s", "floor/us", "peer x"
     );
     let mut json = serde_json::Map::new();
-    for line in &lines {
-        let seconds = line.time.as_secs_f64();
-        let (flops, bytes) = (line.cost.flops as f64, line.cost.bytes as f64);
-        let floor = (flops / best.flops).max(bytes / best.bytes).max(LAUNCH.as_secs_f64());
-        let faster = peer.get(&line.shape).map_or(String::new(), |p| format!("{:.2}", p / seconds));
-        println!(
-            "{:<34} {:<30} {:>9.1} {:>9.1} {:>9.2} {:>9.0} {:>7.0}% {:>6}",
-            line.shape,
-            line.kernel,
-            seconds * 1e6,
-            floor * 1e6,
-            flops / seconds / 1e12,
-            bytes / seconds / 1e9,
-            100.0 * floor / seconds,
-            faster
-        );
-        json.insert(line.shape.clone(), seconds.into());
+    let mut push = |line: Result<Line, ComputeError>| match line {
+        Ok(line) => {
+            println!("{}", row(&line, &best, &peer));
+            json.insert(line.shape, line.time.as_secs_f64().into());
+        }
+        Err(e) => println!("{e}"),
+    };
+    for &shape in ATTENTIONS.iter().filter(|_| wanted("attention")) {
+        push(attention(&mut x, shape));
+    }
+    for &shape in CONVOLUTIONS.iter().filter(|_| wanted("conv3x3")) {
+        push(convolution(&mut x, shape));
+    }
+    for other in others().into_iter().filter(|_| wanted("others")) {
+        push(other(&mut x));
+    }
+    for &shape in PRODUCTS.iter().filter(|_| wanted("linear")) {
+        if a.tiles {
+            tiles(&mut x, shape).map_err(text)?;
+        }
+        push(linear(&mut x, shape));
+        push(fused(&mut x, shape));
     }
     if let Some(path) = &a.json {
         let all = serde_json::json!({ "device": x.device().name, "detail": x.device().detail, "seconds": json });
         std::fs::write(path, format!("{all:#}\n")).map_err(|e| format!("{path}: {e}"))?;
     }
     Ok(if right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A line of the table. The floor is what the device's best product, its best copy or a launch would take.
+fn row(line: &Line, best: &Peak, peer: &BTreeMap<String, f64>) -> String {
+    let seconds = line.time.as_secs_f64();
+    let (flops, bytes) = (line.cost.flops as f64, line.cost.bytes as f64);
+    let floor = (flops / best.flops).max(bytes / best.bytes).max(LAUNCH.as_secs_f64());
+    let faster = peer.get(&line.shape).map_or(String::new(), |p| format!("{:.2}", p / seconds));
+    format!(
+        "{:<34} {:<30} {:>9.1} {:>9.1} {:>9.2} {:>9.0} {:>7.0}% {:>6}",
+        line.shape,
+        line.kernel,
+        seconds * 1e6,
+        floor * 1e6,
+        flops / seconds / 1e12,
+        bytes / seconds / 1e9,
+        100.0 * floor / seconds,
+        faster
+    )
 }
 
 /// Prints what every tile takes for a product.

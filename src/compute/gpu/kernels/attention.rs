@@ -38,7 +38,7 @@ struct Keys {
 pub(super) fn attention(l: &Lowering<'_>, op: &Attention) -> Vec<Dispatch> {
     let views = [op.q, op.k, op.v, op.y];
     if let Some(matrix) = l.matrix(&views.map(Some)).filter(|_| op.bias.is_none())
-        && let Some(heads) = matrix.heads(op.lengths().0, op.q.cols / op.heads)
+        && let Some(heads) = Heads::choose(matrix, op.lengths(), op.q.cols / op.heads)
     {
         return vec![sequences(l, op, matrix, heads)];
     }
@@ -61,7 +61,7 @@ fn sequences(l: &Lowering<'_>, op: &Attention, matrix: &Matrix, heads: Heads) ->
     let [q_row, k_row, v_row, y_row] = views.each_ref().map(row);
     let [q_group, k_group, v_group, y_group] = views.each_ref().map(group);
     Fill::new(KernelId::AttentionCm)
-        .variant((KernelId::AttentionCm, heads.spec(matrix)))
+        .variant(heads.variant(matrix))
         .address("q", l.view(&op.q))
         .address("k", l.view(&op.k))
         .address("v", l.view(&op.v))
@@ -120,7 +120,7 @@ pub(super) fn ring_attention(l: &Lowering<'_>, op: &RingAttention) -> Dispatch {
     let (tokens, cols) = (l.seat_rows(op.q.rows), op.q.cols);
     let frames = l.plan.tensors.shape(op.k_ring).dims()[0];
     if let Some(matrix) = l.matrix(&[Some(op.q), Some(op.y)])
-        && let Some(parts) = ring_parts(cols / op.heads, matrix)
+        && let Some(parts) = matrix.parts(cols / op.heads)
     {
         return ring_by_eights(l, op, parts);
     }
@@ -139,12 +139,6 @@ pub(super) fn ring_attention(l: &Lowering<'_>, op: &RingAttention) -> Dispatch {
         in_states: true,
     };
     by_row(l, &rows)
-}
-
-/// Invocations that share a head in `attention_ring`; `None`: a head does not fit a subgroup evenly.
-fn ring_parts(head: usize, matrix: &Matrix) -> Option<u32> {
-    let parts = u32::try_from(head / 8).ok()?;
-    (head.is_multiple_of(8) && parts.is_power_of_two() && parts <= matrix.lanes).then_some(parts)
 }
 
 fn ring_by_eights(l: &Lowering<'_>, op: &RingAttention, parts: u32) -> Dispatch {

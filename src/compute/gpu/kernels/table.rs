@@ -136,7 +136,7 @@ kernels! {
         x: Address, w: Address, bias: Address, res: Address, y: Address, height: Word, width: Word, cin: Word,
         cout: Word, x_stride: Word, res_stride: Word, y_stride: Word, act: Word, flags: Word,
     ]
-    Conv3x3Cm "conv3x3_cm" 0 (LOCAL LANES BM BN BK WM WN CM CN CK STAGES TAIL) [
+    Conv3x3Cm "conv3x3_cm" 0 (LOCAL LANES BM BN BK WM WN CM CN CK STAGES TAIL AHEAD) [
         x: Address, w: Address, bias: Address, res: Address, y: Address, m: Word, n: Word, k: Word, height: Word,
         width: Word, cin: Word, x_stride: Word, res_stride: Word, y_stride: Word, act: Word, flags: Word,
     ]
@@ -158,12 +158,16 @@ kernels! {
         x: Address, weight: Address, cos: Address, sin: Address, rows: Word, hd: Word, x_stride: Word,
         rope_rows: Word, eps: Real, flags: Word, rope_each: Word,
     ]
+    HeadNormParts "head_norm_parts" 0 (LOCAL PARTS) [
+        x: Address, weight: Address, cos: Address, sin: Address, rows: Word, heads: Word, x_stride4: Word,
+        rope_rows: Word, eps: Real, flags: Word, rope_each: Word,
+    ]
     LinearAny "linear_any" 32 [
         x: Address, w: Address, bias: Address, gate: Address, res: Address, y: Address, m: Word, n: Word,
         k: Word, x_stride: Word, gate_stride: Word, res_stride: Word, y_stride: Word, span: Word, act: Word,
         flags: Word,
     ]
-    LinearCm "linear_cm" 0 (LOCAL LANES BM BN BK WM WN CM CN CK STAGES TAIL) [
+    LinearCm "linear_cm" 0 (LOCAL LANES BM BN BK WM WN CM CN CK STAGES TAIL AHEAD) [
         x: Address, w: Address, bias: Address, gate: Address, res: Address, y: Address, m: Word, n: Word,
         k: Word, x_stride: Word, gate_stride: Word, res_stride: Word, y_stride: Word, span: Word, act: Word,
         flags: Word,
