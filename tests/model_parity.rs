@@ -5,6 +5,7 @@ mod parity;
 use std::sync::Arc;
 
 use gamegend::compute::{DeviceKind, Executor, Output, Run, StateLayout};
+use gamegend::model::Picture;
 use gamegend::model::net::Net;
 use gamegend::model::sampler::{Stream, StreamPlans};
 use gamegend::model::state::{FrameSize, SessionLayout};
@@ -318,7 +319,7 @@ fn sampler_streams_from_text_alone() {
             let at = |name: &str| format!("frame.{i}.{name}");
             let noise = side_by_side(&fixture.rows(&at("noise")), &fixture.rows(&at("context_noise")), z);
             stream.noise().copy_from_slice(&noise);
-            stream.tick(executor, fixture.keys(&at("keys")), &mut picture, None).expect("a tick");
+            stream.tick(executor, fixture.keys(&at("keys")), Picture::Bytes(&mut picture), None).expect("a tick");
             judge.same(&at("latent"), stream.latent(), &fixture.rows(&at("latent")));
         }
         judge.same(

@@ -7,7 +7,8 @@ use std::sync::{Arc, OnceLock};
 
 use gamegend::compute::gpu::{self, GpuExecutor};
 use gamegend::compute::{Executor, cpu};
-use gamegend::model::{Engine, Environment, Keys, Model, ModelError, Session, SessionSpec, Turn, VideoPrompt};
+use gamegend::model::{Engine, Environment, Keys, Model, ModelError, Picture, Session, SessionSpec, Turn, VideoPrompt};
+use gamegend::sys::shm::SharedMemory;
 
 const FRAMES: usize = 5;
 const KEYS: [Keys; FRAMES] = [Keys::NONE, Keys::W, Keys::W, Keys::D, Keys::SPACE];
@@ -319,7 +320,7 @@ fn same_in_every_batch(mut engine: Engine, sizes: [(u32, u32); 2], batches: &[us
             let mut turns = Vec::new();
             for ((session, picture), g) in sessions.iter_mut().zip(&mut pictures).zip(&guests) {
                 if let Some(session) = session {
-                    turns.push(Turn { session, keys: keys_at(t, g.spec.seed), picture });
+                    turns.push(Turn { session, keys: keys_at(t, g.spec.seed), picture: Picture::Bytes(picture) });
                 }
             }
             engine.tick_batch(turns, None).expect("a tick");
@@ -365,7 +366,9 @@ fn led_sessions_share_a_batch() {
             }
             let mut pictures = vec![vec![0; (small.width * small.height * 3 / 2) as usize]; sessions.len()];
             let turns = sessions.iter_mut().zip(&mut pictures);
-            let turns = turns.map(|(session, picture)| Turn { session, keys: KEYS[tick], picture }).collect();
+            let turns = turns
+                .map(|(session, picture)| Turn { session, keys: KEYS[tick], picture: Picture::Bytes(picture) })
+                .collect();
             engine.tick_batch(turns, None).expect("a tick");
             all.push(pictures);
         }
@@ -374,4 +377,58 @@ fn led_sessions_share_a_batch() {
     };
     let alone = play(1);
     assert!(alone == play(4), "the batch changed a frame");
+}
+
+#[test]
+fn frames_go_straight_into_shared_memory_on_vulkan() {
+    for entry in gpu::devices().unwrap_or_default() {
+        let executor = GpuExecutor::open(entry.index, None).expect("the device opens");
+        let mut engine = Engine::new(model(), Box::new(executor)).expect("weights fit into memory");
+        engine.set_batch_max(4);
+        let small = small(9);
+        let bytes = (small.width * small.height * 3 / 2) as usize;
+        let memory = Arc::new(SharedMemory::create("test", 1 << 20).expect("memory"));
+        let Some(shared) = engine.share(&memory).expect("the device is well") else {
+            println!("skipped: {} imports no memory of the host", entry.name);
+            continue;
+        };
+        let mut sessions: Vec<Session> = (0..3).map(|_| engine.open(&small).expect("a session")).collect();
+        for (tick, keys) in KEYS[..3].iter().enumerate() {
+            let mut plain = vec![0; bytes];
+            let mut turns = Vec::new();
+            // Two places that kernels can write to, and after the second frame one that they cannot.
+            let odd = if tick > 1 { 8 } else { 0 };
+            let places =
+                [Picture::Shared(shared, 64), Picture::Shared(shared, 32768 + odd), Picture::Bytes(&mut plain)];
+            for (session, picture) in sessions.iter_mut().zip(places) {
+                turns.push(Turn { session, keys: *keys, picture });
+            }
+            if tick == 0 {
+                let last = turns.pop().expect("three turns");
+                engine.tick_batch(turns, None).expect("all seats of a run into shared memory");
+                engine.tick_batch(vec![last], None).expect("a tick");
+            } else {
+                engine.tick_batch(turns, None).expect("a tick");
+            }
+            let mut read = vec![0; bytes];
+            for offset in [64, 32768 + odd] {
+                memory.read(offset, &mut read);
+                assert!(read == plain, "frame {tick} at {offset} on {}", entry.name);
+            }
+        }
+        let mut turns = Vec::new();
+        for (i, session) in sessions.iter_mut().enumerate() {
+            turns.push(Turn { session, keys: Keys::D, picture: Picture::Shared(shared, 65536 * (i + 1)) });
+        }
+        engine.tick_batch(turns, None).expect("all seats of a batch into shared memory");
+        let [mut a, mut b] = [vec![0; bytes], vec![1; bytes]];
+        memory.read(65536, &mut a);
+        memory.read(65536 * 3, &mut b);
+        assert!(a == b, "seats of equal sessions");
+        let beyond = Picture::Shared(shared, (1 << 20) - 16);
+        let session = &mut sessions[0];
+        assert!(engine.tick_batch(vec![Turn { session, keys: Keys::D, picture: beyond }], None).is_err());
+        engine.unshare(shared);
+        sessions.into_iter().for_each(|session| engine.close(session));
+    }
 }

@@ -8,10 +8,13 @@ use rayon::prelude::*;
 use super::limits::{HEIGHT_MAX, HEIGHT_MIN, WIDTH_MAX, WIDTH_MIN};
 use super::noise::Noise;
 use super::plans::{self, EncodePlan};
-use super::sampler::{Part, SEATS, Stream, StreamPlans};
+use super::sampler::{Part, Picture, SEATS, Stream, StreamPlans};
 use super::state::{FrameSize, SessionLayout};
 use super::{Environment, Keys, Model, ModelError};
-use crate::compute::{DType, DeviceInfo, DeviceKind, Executor, Output, PlanId, Profile, Run, StateId, StateLayout};
+use crate::compute::{
+    DType, DeviceInfo, DeviceKind, Executor, Output, PlanId, Profile, Run, SharedId, StateId, StateLayout,
+};
+use crate::sys::shm::SharedMemory;
 
 /// Most sessions of one run on a GPU: beyond it nothing is gained, but everybody waits for the last.
 const BATCH_MAX: usize = 16;
@@ -44,7 +47,7 @@ pub struct Turn<'a> {
     pub session: &'a mut Session,
     pub keys: Keys,
     /// Takes I420 of width * height * 3 / 2 bytes.
-    pub picture: &'a mut [u8],
+    pub picture: Picture<'a>,
 }
 
 /// A running world. Belongs to the engine that opened it.
@@ -234,6 +237,16 @@ impl Engine {
         session.stream.set_video_prompt(&mut *self.executor, index, latents)
     }
 
+    /// Lets frames go straight into a memory object, see [`Picture::Shared`]. `None`: the device cannot.
+    pub fn share(&mut self, memory: &Arc<SharedMemory>) -> Result<Option<SharedId>, ModelError> {
+        Ok(self.executor.share(memory)?)
+    }
+
+    /// Takes a memory object back.
+    pub fn unshare(&mut self, shared: SharedId) {
+        self.executor.unshare(shared);
+    }
+
     /// Generates the next frame under `keys` into `picture`, I420 of width * height * 3 / 2 bytes.
     /// Errors: those of the device; the session is then of no more use.
     pub fn tick(
@@ -243,7 +256,18 @@ impl Engine {
         picture: &mut [u8],
         profile: Option<&mut Profile>,
     ) -> Result<(), ModelError> {
-        check_picture(session.size(), picture)?;
+        self.tick_into(session, keys, Picture::Bytes(picture), profile)
+    }
+
+    /// [`Engine::tick`] with the picture anywhere.
+    pub fn tick_into(
+        &mut self,
+        session: &mut Session,
+        keys: Keys,
+        picture: Picture<'_>,
+        profile: Option<&mut Profile>,
+    ) -> Result<(), ModelError> {
+        check_picture(session.size(), &picture)?;
         let position = session.stream.position();
         session.noise.fill(position, session.stream.noise());
         session.stream.tick(&mut *self.executor, keys, picture, profile)?;
@@ -279,7 +303,7 @@ impl Engine {
             left = rest;
             group.insert(0, first);
             while !group.is_empty() {
-                let rest = group.split_off(self.share(group.len()));
+                let rest = group.split_off(self.next_run(group.len()));
                 self.run_together(group, profile.as_deref_mut())?;
                 group = rest;
             }
@@ -289,7 +313,7 @@ impl Engine {
 
     /// How many of `count` sessions that go together make the next run: as many as a plan has seats, or a few less. Each
     /// vacant seat costs as much as one that is taken.
-    fn share(&self, count: usize) -> usize {
+    fn next_run(&self, count: usize) -> usize {
         let count = count.min(self.batch_max);
         let fitting = SEATS.iter().copied().find(|&seats| count <= seats).unwrap_or(count);
         if count * 4 >= fitting * 3 { count } else { SEATS.iter().copied().rfind(|&s| s <= count).unwrap_or(1) }
@@ -297,10 +321,10 @@ impl Engine {
 
     fn run_together(&mut self, mut turns: Vec<Turn<'_>>, profile: Option<&mut Profile>) -> Result<(), ModelError> {
         if let [turn] = &mut turns[..] {
-            return self.tick(turn.session, turn.keys, turn.picture, profile);
+            return self.tick_into(turn.session, turn.keys, turn.picture.again(), profile);
         }
         for turn in &turns {
-            check_picture(turn.session.size(), turn.picture)?;
+            check_picture(turn.session.size(), &turn.picture)?;
         }
         turns.par_iter_mut().for_each(|turn| {
             let (noise, position) = (turn.session.noise, turn.session.stream.position());
@@ -405,11 +429,12 @@ impl Engine {
 }
 
 /// Errors: room for a picture that is not one of I420 of this size.
-fn check_picture(size: FrameSize, picture: &[u8]) -> Result<(), ModelError> {
+fn check_picture(size: FrameSize, picture: &Picture<'_>) -> Result<(), ModelError> {
     let bytes = size.width * size.height * 3 / 2;
-    if picture.len() == bytes {
-        return Ok(());
-    }
+    let picture = match picture {
+        Picture::Bytes(picture) if picture.len() != bytes => picture,
+        _ => return Ok(()),
+    };
     let (found, allowed) = (format!("{} bytes", picture.len()), format!("{bytes} bytes"));
     Err(ModelError::Request { field: "picture", found, allowed })
 }

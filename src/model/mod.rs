@@ -19,6 +19,7 @@ pub mod limits;
 pub mod msdit;
 pub mod net;
 pub mod noise;
+pub mod paper;
 pub mod plans;
 pub mod sampler;
 pub mod state;
@@ -37,6 +38,7 @@ use config::Config;
 pub use engine::{Engine, Session, SessionSpec, Turn, VideoPrompt};
 pub use environment::Environment;
 pub use error::ModelError;
+pub use sampler::Picture;
 use tokenizer::TextTokenizer;
 use weights::Loader;
 

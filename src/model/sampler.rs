@@ -12,7 +12,7 @@ use super::net::Recorded;
 use super::plans::{self, FrameInputs, InstructionPlan, PlanContext, PromptPlan, SeedPlan, TickPlan};
 use super::state::{FrameSize, SessionLayout};
 use super::{Model, ModelError, t5};
-use crate::compute::{Executor, Output, PlanId, Profile, Run, StateId, Tensor};
+use crate::compute::{Executor, Output, PlanId, Profile, Run, SharedId, StateId, Tensor};
 
 /// A plan and its number on the executor.
 struct Ready<P> {
@@ -197,8 +197,31 @@ struct Video {
 pub struct Part<'a> {
     pub stream: &'a mut Stream,
     pub keys: Keys,
-    /// Takes I420 bytes.
-    pub picture: &'a mut [u8],
+    pub picture: Picture<'a>,
+}
+
+/// Where the I420 bytes of a frame go.
+pub enum Picture<'a> {
+    Bytes(&'a mut [u8]),
+    /// Into shared memory, from an offset on.
+    Shared(SharedId, usize),
+}
+
+impl<'a> Picture<'a> {
+    fn output(self) -> Output<'a> {
+        match self {
+            Picture::Bytes(bytes) => Output::Bytes(bytes),
+            Picture::Shared(memory, offset) => Output::Shared { memory, offset },
+        }
+    }
+
+    /// The same place once more.
+    pub fn again(&mut self) -> Picture<'_> {
+        match self {
+            Picture::Bytes(bytes) => Picture::Bytes(bytes),
+            Picture::Shared(memory, offset) => Picture::Shared(*memory, *offset),
+        }
+    }
 }
 
 /// One session's progress.
@@ -325,12 +348,12 @@ impl Stream {
         &mut self.tokens
     }
 
-    /// The next frame under `keys`, from the noise that was put into [`Stream::noise`]. `picture` takes I420 bytes.
+    /// The next frame under `keys`, from the noise that was put into [`Stream::noise`]. `picture` takes its bytes.
     pub fn tick(
         &mut self,
         executor: &mut dyn Executor,
         keys: Keys,
-        picture: &mut [u8],
+        picture: Picture<'_>,
         profile: Option<&mut Profile>,
     ) -> Result<(), ModelError> {
         let plans = self.plans.clone();
@@ -350,7 +373,7 @@ impl Stream {
             states: &[self.state],
             inputs: &inputs(&plan.inputs, &self.tokens, &frame, (&conditions, &video)),
             params: &self.params(),
-            outputs: &mut [(plan.picture, Output::Bytes(picture)), (plan.latent, Output::F32(&mut self.latent))],
+            outputs: &mut [(plan.picture, picture.output()), (plan.latent, Output::F32(&mut self.latent))],
             profile,
         };
         run_probed(executor, &plan.recorded, &mut self.probes, run)?;
@@ -374,7 +397,7 @@ impl Stream {
         profile: Option<&mut Profile>,
     ) -> Result<(), ModelError> {
         if let [part] = parts {
-            return part.stream.tick(executor, part.keys, part.picture, profile);
+            return part.stream.tick(executor, part.keys, part.picture.again(), profile);
         }
         let plans = parts[0].stream.plans.clone();
         let index = SEATS.iter().position(|&seats| parts.len() <= seats).unwrap_or(SEATS.len() - 1);
@@ -388,7 +411,7 @@ impl Stream {
         for (part, (frame, (_, video))) in parts.iter_mut().zip(frames.iter().zip(&videos)) {
             let Stream { tokens, latent, .. } = &mut *part.stream;
             given.extend(inputs(&plan.inputs, tokens, frame, (&[], video)));
-            outputs.push((plan.picture, Output::Bytes(part.picture)));
+            outputs.push((plan.picture, part.picture.again().output()));
             outputs.push((plan.latent, Output::F32(latent)));
         }
         let (inputs, params, outputs) = (&given[..], &params[..], &mut outputs[..]);
@@ -522,6 +545,7 @@ fn run_probed(
         outputs.push(match output {
             Output::F32(x) => (*tensor, Output::F32(x)),
             Output::Bytes(x) => (*tensor, Output::Bytes(x)),
+            Output::Shared { memory, offset } => (*tensor, Output::Shared { memory: *memory, offset: *offset }),
         });
     }
     outputs.extend(recorded.probes.iter().zip(&mut values).map(|((_, t), v)| (*t, Output::F32(v))));

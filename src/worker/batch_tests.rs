@@ -39,8 +39,9 @@ fn watch(bench: &mut Bench, seconds: u32) {
 
 #[test]
 fn sessions_that_share_runs_make_the_frames_that_they_make_alone() {
-    let play = |batch: usize| {
+    let play = |batch: usize, shares: bool| {
         let mut bench = bench(batch, None);
+        bench.sessions.engine.shares = shares;
         let viewers: Vec<Viewer> = (1..=20).map(|id| bench.open(seeded(id), None, None)).collect();
         for viewer in &viewers {
             viewer.control.set(1, Keys::W);
@@ -54,8 +55,8 @@ fn sessions_that_share_runs_make_the_frames_that_they_make_alone() {
         }
         (all, bench.sessions.engine.runs.clone())
     };
-    let (alone, single) = play(1);
-    let (shared, runs) = play(8);
+    let (alone, single) = play(1, false);
+    let (shared, runs) = play(8, true);
     assert_eq!(alone, shared);
     assert!(single.iter().all(|n| *n == 1));
     assert!(runs.iter().any(|n| *n == 8), "{runs:?}");

@@ -4,7 +4,7 @@ mod turn;
 
 use std::os::fd::OwnedFd;
 
-use super::engine::{Engine, Facts, Fault, chain};
+use super::engine::{Engine, Facts, Fault, SharedNumber, chain};
 use crate::frame::trace::{self, Change, Script, Trace};
 use crate::frame::{About, ControlReader, FrameRing, History, Pictures, RingError, RingReader, Snapshot, TapCounts};
 use crate::proto::api::{Control, GenerateRequest};
@@ -66,6 +66,9 @@ pub struct Live<S> {
     next_steps: u32,
     /// Frames are marked as degraded.
     degraded: bool,
+    /// The ring, if the engine writes there by itself, and whether it does for the frame that is being made.
+    shared: Option<SharedNumber>,
+    in_place: bool,
 }
 
 /// The parts of a session that were made for it.
@@ -78,6 +81,7 @@ struct Opened<S> {
     history: Vec<(Vec<f32>, Keys)>,
     lead: Option<Pictures>,
     script: Option<Script>,
+    shared: Option<SharedNumber>,
 }
 
 /// Where a session begins.
@@ -261,7 +265,8 @@ impl<S> Live<S> {
         match Live::prepare(engine, &mut inner, &request, &start, &history) {
             Ok((ring, fd, text)) => {
                 let (lead, script) = (start.lead.take(), start.script.take());
-                let opened = Opened { inner, ring, control, text, history, lead, script };
+                let shared = engine.share(ring.memory());
+                let opened = Opened { inner, ring, control, text, history, lead, script, shared };
                 Ok((Live::assemble(engine, opened, request, start, facts), fd))
             }
             Err(fault) => {
@@ -356,6 +361,8 @@ impl<S> Live<S> {
             asked_steps: request.steps,
             next_steps: request.steps,
             degraded: false,
+            shared: opened.shared,
+            in_place: false,
             request,
         }
     }
@@ -422,9 +429,10 @@ impl<S> Live<S> {
         self.ring.read_only_fd()
     }
 
-    /// Gives the engine's part back, to be closed.
-    pub fn into_inner(self) -> S {
-        self.inner
+    /// Gives the engine back what is its.
+    pub fn close<E: Engine<Session = S>>(self, engine: &mut E) {
+        self.shared.into_iter().for_each(|shared| engine.unshare(shared));
+        engine.close(self.inner);
     }
 }
 

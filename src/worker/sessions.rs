@@ -69,6 +69,12 @@ impl<E: Engine> Sessions<E> {
         }
     }
 
+    /// The engine, after every session was closed.
+    pub fn into_engine(mut self) -> E {
+        self.keep_all();
+        self.engine
+    }
+
     pub fn facts(&self) -> &Facts {
         &self.facts
     }
@@ -238,7 +244,7 @@ impl<E: Engine> Sessions<E> {
         let mut live = self.live.remove(&session)?;
         live.snapshot(&mut self.scratch.snapshot);
         let frames = live.frames();
-        self.engine.close(live.into_inner());
+        live.close(&mut self.engine);
         Some(frames)
     }
 
@@ -386,10 +392,7 @@ impl<E: Engine> Sessions<E> {
                 parts.push(live.part(picture));
             }
         }
-        match parts.len() {
-            1 => parts.pop().map_or(Ok(()), |p| self.engine.tick(p.session, p.keys, p.picture)),
-            _ => self.engine.tick_batch(parts),
-        }
+        self.engine.tick_batch(parts)
     }
 
     /// Puts the run's frames into their rings and says so.

@@ -1,6 +1,6 @@
 use std::cell::Cell;
 
-use super::super::engine::Part;
+use super::super::engine::{Part, Picture, SharedNumber};
 use super::*;
 use crate::frame::trace::{self, Change};
 use crate::frame::{ControlWriter, FrameMeta, RingReader, Snapshot};
@@ -23,6 +23,9 @@ struct Arithmetic {
     /// Most sessions of a run (0: one), and the sizes of the runs so far.
     batch: usize,
     runs: Vec<usize>,
+    /// Frames go straight into the rings.
+    shares: bool,
+    shared: BTreeMap<SharedNumber, std::sync::Arc<SharedMemory>>,
 }
 
 struct Sum {
@@ -86,16 +89,31 @@ impl Engine for Arithmetic {
 
     fn tick_batch(&mut self, parts: Vec<Part<'_, Sum>>) -> Result<(), Fault> {
         self.runs.push(parts.len());
-        parts.into_iter().try_for_each(|part| self.frame(part.session, part.keys, part.picture))
+        parts.into_iter().try_for_each(|part| match part.picture {
+            Picture::Bytes(picture) => self.frame(part.session, part.keys, picture),
+            Picture::Shared(number, offset) => {
+                let memory = std::sync::Arc::clone(&self.shared[&number]);
+                let mut picture = vec![0; 64 * 64 * 3 / 2];
+                self.frame(part.session, part.keys, &mut picture)?;
+                memory.write(offset, &picture);
+                Ok(())
+            }
+        })
+    }
+
+    fn share(&mut self, memory: &std::sync::Arc<SharedMemory>) -> Option<SharedNumber> {
+        self.shares.then(|| {
+            self.shared.insert(self.open, memory.clone());
+            self.open
+        })
+    }
+
+    fn unshare(&mut self, number: SharedNumber) {
+        self.shared.remove(&number);
     }
 
     fn flops(&mut self, _: (u32, u32), steps: u32) -> f64 {
         1000.0 * f64::from(steps)
-    }
-
-    fn tick(&mut self, s: &mut Sum, keys: Keys, picture: &mut [u8]) -> Result<(), Fault> {
-        self.runs.push(1);
-        self.frame(s, keys, picture)
     }
 
     fn latent<'a>(&self, s: &'a Sum) -> &'a [f32] {

@@ -11,7 +11,7 @@ use super::sessions::Sessions;
 use crate::compute::gpu::GpuOptions;
 use crate::compute::{self, DeviceInfo, DeviceKind, Precision};
 use crate::config::Config;
-use crate::model::{Engine, Model, ModelError, ModelInfo, SessionSpec, Turn};
+use crate::model::{Engine, Model, ModelError, ModelInfo, Picture, SessionSpec, Turn};
 use crate::proto::api::Vocabulary;
 use crate::proto::keys::Keys;
 use crate::proto::link::{
@@ -111,7 +111,7 @@ fn warm_up(device: &mut Engine, info: &ModelInfo) -> Result<(), WorkerError> {
     let mut session = engine::Engine::open(device, &request)?;
     if matches!(device.device().kind, DeviceKind::VulkanGpu) {
         let mut picture = vec![0; width as usize * height as usize * 3 / 2];
-        engine::Engine::tick(device, &mut session, Keys::NONE, &mut picture)?;
+        device.tick(&mut session, Keys::NONE, &mut picture, None)?;
     }
     engine::Engine::close(device, session);
     Ok(())
@@ -142,7 +142,9 @@ fn capacity(device: &mut Engine, info: &ModelInfo) -> Result<Option<f64>, Worker
     let mut best = Duration::MAX;
     for _ in 0..CALIBRATION_RUNS {
         let turns = sessions.iter_mut().zip(&mut pictures);
-        let turns = turns.map(|(session, picture)| Turn { session, keys: Keys::NONE, picture }).collect();
+        let turns = turns
+            .map(|(session, picture)| Turn { session, keys: Keys::NONE, picture: Picture::Bytes(picture) })
+            .collect();
         let began = Instant::now();
         device.tick_batch(turns, None)?;
         best = best.min(began.elapsed());

@@ -285,6 +285,8 @@ impl Executor for CpuExecutor {
                     Output::Bytes(out) => {
                         out.copy_from_slice(&memory.bytes[Tensor::index(t)][seat * out.len()..][..out.len()]);
                     }
+                    // Nothing is shared with this executor, so nobody has an id.
+                    Output::Shared { .. } => {}
                 }
             }
         }

@@ -43,6 +43,42 @@ impl Layout {
     }
 }
 
+/// Where the slots of a plan's arena are: the arena is one buffer, or several where a buffer cannot be so large.
+#[derive(Debug)]
+pub(super) struct Slots {
+    /// Buffer and offset of each slot.
+    places: Vec<(usize, u64)>,
+    /// Bytes of each buffer.
+    bytes: Vec<u64>,
+}
+
+impl Slots {
+    /// Fills buffers of up to `most` bytes, in order; a slot that is larger is alone in one.
+    pub fn new(sizes: impl Iterator<Item = u64>, most: u64) -> Slots {
+        let mut slots = Slots { places: Vec::new(), bytes: Vec::new() };
+        for size in sizes {
+            let size = size.next_multiple_of(SLOT_ALIGN as u64);
+            match slots.bytes.last() {
+                Some(last) if last + size <= most => {}
+                _ => slots.bytes.push(0),
+            }
+            let buffer = slots.bytes.len() - 1;
+            slots.places.push((buffer, slots.bytes[buffer]));
+            slots.bytes[buffer] += size;
+        }
+        slots
+    }
+
+    pub fn place(&self, slot: usize) -> (usize, u64) {
+        self.places[slot]
+    }
+
+    /// Bytes of each buffer.
+    pub fn bytes(&self) -> &[u64] {
+        &self.bytes
+    }
+}
+
 /// Writes values in their type at the beginning of `to`.
 pub(super) fn encode(values: &[f32], dtype: DType, to: &mut [u8]) {
     let to = &mut to[..values.len() * dtype.bytes()];
@@ -254,6 +290,15 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn slots_fill_one_buffer_after_the_other() {
+        let slots = Slots::new([100, 300, 2000, 512, 256].into_iter(), 1024);
+        let places: Vec<_> = (0..5).map(|i| slots.place(i)).collect();
+        assert_eq!(places, [(0, 0), (0, 256), (1, 0), (2, 0), (2, 512)]);
+        assert_eq!(slots.bytes(), [768, 2048, 768]);
+        assert!(Slots::new(std::iter::empty(), 1024).bytes().is_empty());
+    }
 
     #[test]
     fn parts_are_aligned_and_apart() {

@@ -10,6 +10,7 @@
 mod hazard;
 pub(crate) mod kernels;
 mod memory;
+mod prepared;
 mod record;
 mod tune;
 
@@ -17,16 +18,18 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use self::kernels::{Matrix, Target, Variant};
-use self::memory::{Layout, State, Tables, Transfer, Weights};
+use self::kernels::{DELIVERED_BYTES, Matrix, Target, Variant};
+use self::memory::{Layout, Slots, State, Tables, Transfer, Weights};
+use self::prepared::Prepared;
 use self::record::{Addressing, Recording};
 use super::plan::Home;
 use super::{
-    ComputeError, DType, DeviceInfo, DeviceKind, Executor, Output, Plan, PlanId, Precision, Run, StateId, StateLayout,
-    Tensor, WeightSet, run,
+    ComputeError, DType, DeviceInfo, DeviceKind, Executor, Output, Plan, PlanId, Precision, Run, SharedId, StateId,
+    StateLayout, Tensor, WeightSet, run,
 };
+use crate::sys::shm::SharedMemory;
 use crate::vk::{
-    self, Buffer, Canary, Device, Instance, Module, PhysicalKind, Pipeline, PipelineCache, Place, VkError,
+    self, Buffer, Canary, Device, Imported, Instance, Module, PhysicalKind, Pipeline, PipelineCache, Place, VkError,
 };
 
 pub use self::kernels::tile::{Cut, Tile};
@@ -86,26 +89,6 @@ pub struct GpuOptions {
     pub tile: Option<usize>,
 }
 
-/// A plan with the memory through which its inputs and outputs pass.
-struct Prepared {
-    plan: Arc<Plan>,
-    /// Offset of every arena slot.
-    slots: Layout,
-    /// Constants among the params, in the order in which they follow the slots of a run.
-    constants: Vec<u32>,
-    /// The table of states, params of every seat and constants, then every input.
-    upload: Arc<Buffer>,
-    inputs: Layout,
-    /// Every output.
-    download: Arc<Buffer>,
-    outputs: Layout,
-    /// Where kernels read the table of states and params.
-    params: Arc<Buffer>,
-    /// Where the entries of a session's state lie in it.
-    places: Layout,
-    tables: Option<Tables>,
-}
-
 /// What a recording depends on.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Key {
@@ -114,8 +97,14 @@ struct Key {
     state: Option<StateId>,
     /// Outputs that are copied to the host, in the plan's order.
     outputs: Vec<Tensor>,
+    /// The output that kernels write into shared memory.
+    delivered: Option<Tensor>,
     profiled: bool,
 }
+
+/// The arena's buffers are of this size at the most, unless one slot alone is larger: drivers have a limit that the plans
+/// of large models reach.
+const ARENA_BUFFER_BYTES: u64 = 2 << 30;
 
 /// See the module text. Fields are dropped in order: recordings before what they use, the device last.
 pub struct GpuExecutor {
@@ -124,8 +113,10 @@ pub struct GpuExecutor {
     plans: Vec<Prepared>,
     states: HashMap<usize, State>,
     next_state: usize,
+    shared: HashMap<usize, Imported>,
+    next_shared: usize,
     weights: Weights,
-    arena: Option<Arc<Buffer>>,
+    arena: Vec<Arc<Buffer>>,
     target: Target,
     pipelines: HashMap<Variant, Arc<Pipeline>>,
     cache: PipelineCache,
@@ -199,8 +190,10 @@ impl GpuExecutor {
             plans: Vec::new(),
             states: HashMap::new(),
             next_state: 0,
+            shared: HashMap::new(),
+            next_shared: 0,
             weights: Weights::default(),
-            arena: None,
+            arena: Vec::new(),
             target: Target { precision, matrix, tuned, forced: options.tile },
             tunes: options.tune.unwrap_or(!software) && options.tile.is_none(),
             tiles,
@@ -235,14 +228,22 @@ impl GpuExecutor {
         Ok(())
     }
 
-    /// Makes the arena at least this large. A new one has new addresses, so every recording becomes void.
-    fn grow_arena(&mut self, bytes: u64) -> Result<(), ComputeError> {
-        if self.arena.as_ref().is_some_and(|a| a.bytes() >= bytes) {
-            return Ok(());
+    /// Makes the buffers of the arena at least this large. New ones have new addresses, so every recording becomes void.
+    fn grow_arena(&mut self, bytes: &[u64]) -> Result<(), ComputeError> {
+        for (i, &bytes) in bytes.iter().enumerate() {
+            if self.arena.get(i).is_some_and(|a| a.bytes() >= bytes) {
+                continue;
+            }
+            self.recordings.clear();
+            let larger = |device| Buffer::new(device, &format!("arena {i}"), bytes, Place::Device).map(Arc::new);
+            if i < self.arena.len() {
+                // The old one goes first: both may not fit.
+                self.arena[i] = Arc::new(Buffer::new(&self.device, "arena", 4, Place::Device)?);
+                self.arena[i] = larger(&self.device)?;
+            } else {
+                self.arena.push(larger(&self.device)?);
+            }
         }
-        self.recordings.clear();
-        self.arena = None;
-        self.arena = Some(Arc::new(Buffer::new(&self.device, "arena", bytes, Place::Device)?));
         Ok(())
     }
 
@@ -262,7 +263,7 @@ impl GpuExecutor {
     }
 
     /// Compiles the kernels of a plan and returns the constants among its params.
-    fn compile(&mut self, plan: &Plan, slots: &Layout) -> Result<Vec<u32>, ComputeError> {
+    fn compile(&mut self, plan: &Plan, slots: &Slots) -> Result<Vec<u32>, ComputeError> {
         let addressing = Addressing::dry(plan, slots);
         let mut used = Vec::new();
         for step in &plan.steps {
@@ -289,17 +290,16 @@ impl GpuExecutor {
         }
         let prepared = &self.plans[key.plan.0];
         let state = key.state.map(|id| &self.states[&id.0]);
-        let arena = self.arena.as_ref().expect("`prepare` made the arena before it gave out the plan's id");
-        let memory = record::Memory { prepared, state, weights: &self.weights, arena };
+        let memory = record::Memory { prepared, state, weights: &self.weights, arena: &self.arena };
         let steps = record::lower(&memory, &self.target)?;
-        let needed: Vec<Variant> = steps.iter().flatten().map(|d| d.variant()).collect();
+        let delivery = record::deliveries(&memory, key);
+        let needed: Vec<Variant> = steps.iter().flatten().chain(&delivery).map(|d| d.variant()).collect();
         for variant in needed {
             self.pipeline(variant)?;
         }
         let prepared = &self.plans[key.plan.0];
         let state = key.state.map(|id| &self.states[&id.0]);
-        let arena = self.arena.as_ref().expect("as above");
-        let memory = record::Memory { prepared, state, weights: &self.weights, arena };
+        let memory = record::Memory { prepared, state, weights: &self.weights, arena: &self.arena };
         let recording = record::record(&self.device, &memory, &steps, &self.pipelines, key)?;
         self.recordings.insert(key.clone(), recording);
         Ok(())
@@ -311,8 +311,39 @@ impl GpuExecutor {
         if plan.seats() == 1 {
             return Ok(());
         }
-        let key = Key { plan: id, state: None, outputs: plan.outputs.clone(), profiled: false };
-        self.record(&key)
+        let outputs = plan.outputs.clone();
+        let picture = outputs.iter().copied().find(|&t| plan.tensors.dtype(t) == DType::U8);
+        let shared = picture.filter(|&t| plan.seat_elements(t).is_multiple_of(DELIVERED_BYTES));
+        if let Some(t) = shared.filter(|_| self.device.features().host_memory) {
+            let outputs = outputs.iter().copied().filter(|&o| o != t).collect();
+            self.record(&Key { plan: id, state: None, outputs, delivered: Some(t), profiled: false })?;
+        }
+        self.record(&Key { plan: id, state: None, outputs, delivered: None, profiled: false })
+    }
+
+    /// The output of a run that kernels write into shared memory: all of its seats must want it there, where kernels can
+    /// write.
+    fn delivered(&self, plan: &Plan, outputs: &[(Tensor, Output<'_>)]) -> Result<Option<Tensor>, ComputeError> {
+        let mut found = None;
+        let mut direct = true;
+        for (t, output) in outputs {
+            let bytes = plan.seat_elements(*t);
+            match output {
+                Output::Shared { memory, offset } => {
+                    let length = self.shared.get(&memory.0).map_or(0, |s| s.owner().len());
+                    if offset + bytes > length {
+                        let what = format!("{bytes} bytes at {offset} of shared memory of {length}");
+                        return Err(ComputeError::Run { plan: plan.name.clone(), what });
+                    }
+                    direct &= bytes.is_multiple_of(DELIVERED_BYTES) && offset.is_multiple_of(DELIVERED_BYTES);
+                    direct &= found.is_none_or(|f| f == *t);
+                    found = Some(*t);
+                }
+                Output::Bytes(_) => direct = false,
+                Output::F32(_) => {}
+            }
+        }
+        Ok(found.filter(|_| direct))
     }
 
     fn state(&self, id: StateId) -> Result<&State, ComputeError> {
@@ -350,7 +381,8 @@ impl Executor for GpuExecutor {
 
     fn prepare(&mut self, plan: Arc<Plan>) -> Result<PlanId, ComputeError> {
         self.admit(&plan)?;
-        let slots = Layout::new(plan.slots.iter().map(|&b| b as u64));
+        let most = self.device.limits().buffer_bytes_max.min(ARENA_BUFFER_BYTES);
+        let slots = Slots::new(plan.slots.iter().map(|&b| b as u64), most);
         self.grow_arena(slots.bytes())?;
         if self.tunes && self.target.matrix.is_some() {
             let addressing = Addressing::dry(&plan, &slots);
@@ -405,84 +437,43 @@ impl Executor for GpuExecutor {
         self.transfer.upload(&buffer, offset, dtype, values)
     }
 
+    fn share(&mut self, memory: &Arc<SharedMemory>) -> Result<Option<SharedId>, ComputeError> {
+        let id = self.next_shared;
+        let Some(imported) = Imported::new(&self.device, &format!("shared {id}"), memory)? else { return Ok(None) };
+        self.shared.insert(id, imported);
+        self.next_shared += 1;
+        Ok(Some(SharedId(id)))
+    }
+
+    fn unshare(&mut self, shared: SharedId) {
+        self.shared.remove(&shared.0);
+    }
+
     fn run(&mut self, run: Run<'_>) -> Result<(), ComputeError> {
         let unknown = || ComputeError::Device { what: format!("there is no plan {}", run.plan.0) };
         let prepared = self.plans.get(run.plan.0).ok_or_else(unknown)?;
         run::check(&prepared.plan, &run, |id| self.states.get(&id.0).map(|s| &*s.layout))?;
-        let wanted = |t: &Tensor| run.outputs.iter().any(|(given, _)| given == t);
+        let delivered = self.delivered(&prepared.plan, run.outputs)?;
+        let wanted = |t: &Tensor| delivered != Some(*t) && run.outputs.iter().any(|(given, _)| given == t);
         let outputs = prepared.plan.outputs.iter().copied().filter(wanted).collect();
         let state = (prepared.plan.seats() == 1).then(|| run.states[0]);
-        let key = Key { plan: run.plan, state, outputs, profiled: run.profile.is_some() };
+        let key = Key { plan: run.plan, state, outputs, delivered, profiled: run.profile.is_some() };
         self.record(&key)?;
 
         let prepared = &self.plans[run.plan.0];
         let table = run.states.iter().map(|id| self.states[&id.0].buffer.address());
-        prepared.write_inputs(table, run.inputs, run.params)?;
+        let targets = run.outputs.iter().filter(|(t, _)| delivered == Some(*t)).map(|(_, output)| match output {
+            Output::Shared { memory, offset } => self.shared[&memory.0].address() + *offset as u64,
+            _ => 0,
+        });
+        prepared.write_inputs((table, targets), run.inputs, run.params)?;
         let recording = self.recordings.get_mut(&key).expect("it was recorded just now");
         recording.commands.run()?;
-        prepared.read_outputs(run.outputs)?;
+        prepared.read_outputs(run.outputs, delivered, &self.shared)?;
         match run.profile {
             Some(profile) => recording.report(&prepared.plan, profile),
             None => Ok(()),
         }
-    }
-}
-
-impl Prepared {
-    /// Bytes of the table of states. A plan of one seat has none: its recordings know their session.
-    fn table_bytes(seats: usize) -> u64 {
-        if seats == 1 { 0 } else { 8 * seats as u64 }
-    }
-
-    /// Where the params begin in their buffer.
-    fn words_at(&self) -> u64 {
-        Prepared::table_bytes(self.plan.seats())
-    }
-
-    fn write_inputs(
-        &self,
-        states: impl Iterator<Item = u64>,
-        inputs: &[(Tensor, &[f32])],
-        params: &[u32],
-    ) -> Result<(), ComputeError> {
-        let all = self.plan.seats() * self.plan.param_count;
-        // Seats without a session have params of 1: a kernel that does not look whether there is one finds a legal count.
-        let params = params.iter().copied().chain(std::iter::repeat(1)).take(all);
-        let words = params.chain(self.constants.iter().copied());
-        self.upload.map(|bytes| {
-            let (table, rest) = bytes.split_at_mut(self.words_at() as usize);
-            for (to, address) in table.chunks_exact_mut(8).zip(states.chain(std::iter::repeat(0))) {
-                to.copy_from_slice(&address.to_le_bytes());
-            }
-            for (to, word) in rest.chunks_exact_mut(4).zip(words) {
-                to.copy_from_slice(&word.to_le_bytes());
-            }
-            for (i, &t) in self.plan.inputs.iter().enumerate() {
-                let dtype = self.plan.tensors.dtype(t);
-                let mut at = self.inputs.offset(i + 1) as usize;
-                for (_, values) in inputs.iter().filter(|(given, _)| *given == t) {
-                    memory::encode(values, dtype, &mut bytes[at..]);
-                    at += values.len() * dtype.bytes();
-                }
-            }
-        })?;
-        Ok(())
-    }
-
-    fn read_outputs(&self, outputs: &mut [(Tensor, Output<'_>)]) -> Result<(), ComputeError> {
-        self.download.map(|bytes| {
-            for (i, &t) in self.plan.outputs.iter().enumerate() {
-                let (mut at, dtype) = (self.outputs.offset(i) as usize, self.plan.tensors.dtype(t));
-                for (_, output) in outputs.iter_mut().filter(|(wanted, _)| *wanted == t) {
-                    match output {
-                        Output::Bytes(to) => to.copy_from_slice(&bytes[at..at + to.len()]),
-                        Output::F32(to) => memory::decode(&bytes[at..], dtype, to),
-                    }
-                    at += self.plan.seat_elements(t) * dtype.bytes();
-                }
-            }
-        })?;
-        Ok(())
     }
 }
 

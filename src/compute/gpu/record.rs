@@ -9,7 +9,7 @@ use super::super::tensor::{Param, Tensor};
 use super::super::{ComputeError, Profile};
 use super::hazard::Hazards;
 use super::kernels::{self, Addresses, Dispatch, Target, Variant};
-use super::memory::{Layout, State, Tables, Weights};
+use super::memory::{Layout, Slots, State, Tables, Weights};
 use super::{Key, Prepared};
 use crate::vk::{Buffer, CommandBuffer, Device, Pipeline, Recorder, Stage};
 
@@ -19,14 +19,14 @@ pub(super) struct Memory<'a> {
     /// The session's state, for a plan of one seat.
     pub state: Option<&'a State>,
     pub weights: &'a Weights,
-    pub arena: &'a Arc<Buffer>,
+    pub arena: &'a [Arc<Buffer>],
 }
 
 /// Where the tensors and params of a plan are on the device.
 pub(super) struct Addressing<'a> {
     plan: &'a Plan,
-    slots: &'a Layout,
-    arena: u64,
+    slots: &'a Slots,
+    arena: &'a [Arc<Buffer>],
     params: u64,
     table: u64,
     tables: Option<&'a Tables>,
@@ -39,11 +39,11 @@ pub(super) struct Addressing<'a> {
 
 impl<'a> Addressing<'a> {
     /// Without memory: finds which kernels a plan needs and which constants are among its params.
-    pub fn dry(plan: &'a Plan, slots: &'a Layout) -> Self {
+    pub fn dry(plan: &'a Plan, slots: &'a Slots) -> Self {
         Addressing {
             plan,
             slots,
-            arena: 0,
+            arena: &[],
             params: 0,
             table: 0,
             tables: None,
@@ -58,7 +58,7 @@ impl<'a> Addressing<'a> {
         Addressing {
             plan: &prepared.plan,
             slots: &prepared.slots,
-            arena: memory.arena.address(),
+            arena: memory.arena,
             params: prepared.params.address() + prepared.words_at(),
             table: prepared.params.address(),
             tables: prepared.tables.as_ref(),
@@ -77,7 +77,10 @@ impl<'a> Addressing<'a> {
 impl Addresses for Addressing<'_> {
     fn tensor(&self, t: Tensor) -> u64 {
         match (self.plan.tensors.home(t), self.homes) {
-            (Home::Arena(slot), _) => self.arena + self.slots.offset(slot),
+            (Home::Arena(slot), _) => {
+                let (buffer, offset) = self.slots.place(slot);
+                self.arena.get(buffer).map_or(0, |b| b.address()) + offset
+            }
             (Home::State(i), Some((state, _))) => {
                 // With several seats the table has where each state begins.
                 let own = state.map_or(0, |s| s.buffer.address());
@@ -146,7 +149,7 @@ pub(super) fn record(
     let timestamps = if key.profiled { plan.steps.len() as u32 + 1 } else { 0 };
     let mut r = Recorder::new(device, &plan.name, timestamps)?;
     let state = memory.state.map(|s| &s.buffer);
-    for buffer in memory.weights.buffers.iter().chain([memory.arena, &prepared.params]).chain(state) {
+    for buffer in memory.weights.buffers.iter().chain(memory.arena).chain([&prepared.params]).chain(state) {
         r.keep(buffer);
     }
     if let Some(Tables { buffer, .. }) = &prepared.tables {
@@ -175,6 +178,10 @@ pub(super) fn record(
             r.timestamp();
         }
     }
+    if let Some(dispatch) = deliveries(memory, key) {
+        r.barrier(Stage::Compute, Stage::Compute);
+        r.dispatch(&pipelines[&dispatch.variant()], dispatch.push.bytes(), dispatch.grid);
+    }
     r.barrier(Stage::All, Stage::Transfer);
     for t in &key.outputs {
         let at = plan.outputs.iter().position(|o| o == t).expect("a key lists outputs of its plan");
@@ -182,13 +189,22 @@ pub(super) fn record(
         let (from, offset) = place(memory, *t);
         r.copy(from, offset, &prepared.download, prepared.outputs.offset(at), bytes);
     }
-    r.barrier(Stage::Transfer, Stage::Host);
+    r.barrier(Stage::All, Stage::Host);
     let names = |(step, all): (&super::super::plan::Step, &Vec<Dispatch>)| {
         let kernels: Vec<String> = all.iter().map(Dispatch::label).collect();
         format!("{} {}", step.op.label(), kernels.join("+"))
     };
     let kernels = if key.profiled { plan.steps.iter().zip(steps).map(names).collect() } else { Vec::new() };
     Ok(Recording { commands: r.finish()?, kernels })
+}
+
+/// What takes the bytes of a run to the targets of its seats.
+pub(super) fn deliveries(memory: &Memory<'_>, key: &Key) -> Option<Dispatch> {
+    let (prepared, t) = (memory.prepared, key.delivered?);
+    let (buffer, offset) = place(memory, t);
+    let seats = prepared.plan.seats();
+    let bytes = prepared.plan.seat_elements(t);
+    Some(kernels::deliver(buffer.address() + offset, prepared.params.address() + prepared.targets_at(), bytes, seats))
 }
 
 fn copy_in(r: &mut Recorder, memory: &Memory<'_>) {
@@ -206,7 +222,10 @@ fn copy_in(r: &mut Recorder, memory: &Memory<'_>) {
 /// Buffer and offset of an input or an output; weights are neither.
 fn place<'a>(memory: &Memory<'a>, t: Tensor) -> (&'a Arc<Buffer>, u64) {
     match memory.prepared.plan.tensors.home(t) {
-        Home::Arena(slot) => (memory.arena, memory.prepared.slots.offset(slot)),
+        Home::Arena(slot) => {
+            let (buffer, offset) = memory.prepared.slots.place(slot);
+            (&memory.arena[buffer], offset)
+        }
         Home::State(i) => {
             let state = memory.state.expect("an output of a plan of several seats is a temporary");
             (&state.buffer, state.places.offset(i))

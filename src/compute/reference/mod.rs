@@ -303,6 +303,8 @@ impl Executor for ReferenceExecutor {
                 match output {
                     Output::F32(out) => out.copy_from_slice(from),
                     // Values of byte tensors are whole numbers from 0 to 255.
+                    // Nothing is shared with this executor, so nobody has an id.
+                    Output::Shared { .. } => {}
                     Output::Bytes(out) => out.iter_mut().zip(from).for_each(|(o, v)| *o = *v as u8),
                 }
             }

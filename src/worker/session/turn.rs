@@ -6,7 +6,7 @@ use crate::frame::{FrameMeta, Latched};
 use crate::proto::keys::Keys;
 use crate::proto::link::Environment;
 use crate::proto::wire::FLAG_DEGRADED;
-use crate::worker::engine::{Engine, Fault, Part};
+use crate::worker::engine::{Engine, Fault, Part, Picture};
 
 impl<S> Live<S> {
     /// Latches the controls of the next frame and changes what must be changed before it. Returns an instruction that the
@@ -41,8 +41,15 @@ impl<S> Live<S> {
         Ok(refused)
     }
 
-    /// This session's part of the engine's run; `picture` takes the frame.
+    /// This session's part of the engine's run. The frame goes into the ring, if the engine can and the reader does not have
+    /// it already; else into `picture`.
     pub fn part<'a>(&'a mut self, picture: &'a mut [u8]) -> Part<'a, S> {
+        let shared = self.shared.filter(|_| self.tick >= self.publish_from);
+        self.in_place = shared.is_some();
+        let picture = match shared {
+            Some(shared) => Picture::Shared(shared, self.ring.reserve(self.tick)),
+            None => Picture::Bytes(picture),
+        };
         Part { session: &mut self.inner, keys: self.keys, picture }
     }
 
@@ -59,7 +66,10 @@ impl<S> Live<S> {
                 seq: self.seq(),
                 flags: std::mem::take(&mut self.flags) | degraded,
             };
-            self.ring.publish(&meta, picture);
+            match self.in_place {
+                true => self.ring.commit(&meta),
+                false => self.ring.publish(&meta, picture),
+            }
         }
         self.tick += 1;
         self.snapshot_in -= 1;

@@ -187,6 +187,18 @@ pub fn lower(op: &Op, plan: &Plan, ctx: &dyn Addresses, target: &Target) -> Vec<
     vec![one]
 }
 
+/// Bytes that [`deliver`] moves at once; targets and pictures are multiples of it.
+pub const DELIVERED_BYTES: usize = 16;
+
+/// Copies `bytes` bytes of each of `seats` seats from `x` to the targets in a table of addresses; 0 there means none.
+pub fn deliver(x: u64, table: u64, bytes: usize, seats: usize) -> Dispatch {
+    let units = bytes / DELIVERED_BYTES;
+    let fill = Fill::new(KernelId::Deliver).address("x", x).address("table", table);
+    let fill = fill.word("units", units).word("all", units * seats);
+    let local = KernelId::Deliver.kernel().local_size as usize;
+    fill.over((units * seats).div_ceil(local), 1)
+}
+
 /// What lowering an operation needs to know.
 struct Lowering<'a> {
     plan: &'a Plan,

@@ -144,6 +144,9 @@ kernels! {
         x: Address, w: Address, bias: Address, res: Address, y: Address, height: Word, width: Word, cin: Word,
         cout: Word, x_stride: Word, res_stride: Word, y_stride: Word, act: Word, flags: Word,
     ]
+    Deliver "deliver" 64 [
+        x: Address, table: Address, units: Word, all: Word,
+    ]
     Copy "copy" 64 [
         x: Address, y: Address, rows: Word, cols: Word, x_stride: Word, y_stride: Word,
     ]
