@@ -218,6 +218,79 @@ fn kernels_agree_with_the_reference() {
     }
 }
 
+/// A device in the matrix tier, with what else the options say, or none after saying why.
+fn matrix_executor(index: usize, options: GpuOptions) -> Option<GpuExecutor> {
+    let (precision, tier) = (Some(Precision::F16), Some(Tier::Matrix));
+    let options = GpuOptions { precision, tier, validation: Validation::Core, ..options };
+    match GpuExecutor::open_with(index, &options) {
+        Ok(executor) => Some(executor),
+        Err(ComputeError::NoDevice { what }) => {
+            println!("skipped: {what}");
+            None
+        }
+        Err(other) => panic!("device {index}: {other}"),
+    }
+}
+
+/// A tile decides speed only: every one gives the bits of every other.
+#[test]
+fn every_tile_gives_the_same_bits() {
+    let Some(_instance) = instance(Validation::Core) else { return };
+    let mut cases = testing::cases();
+    cases.retain(|c| ["linear", "conv3x3"].iter().any(|op| c.name.starts_with(op)));
+    let weights = testing::share_weights(&mut cases);
+    for entry in gpu::devices().expect("there is a driver") {
+        let mut expected: Vec<Vec<testing::Values>> = Vec::new();
+        let Some(executor) = matrix_executor(entry.index, GpuOptions::default()) else { continue };
+        for tile in 0..executor.tiles().len() {
+            let options = GpuOptions { tile: Some(tile), ..GpuOptions::default() };
+            let mut executor = matrix_executor(entry.index, options).expect("it opened before");
+            let canary = executor.canary();
+            executor.load_weights(&weights).expect("weights");
+            for (i, case) in cases.iter().enumerate() {
+                let got = testing::run_case(case, &mut executor, Precision::F16).expect("cases are valid plans");
+                match expected.get(i) {
+                    None => expected.push(got),
+                    Some(first) => assert!(*first == got, "{}: {:?}", case.name, executor.tiles()[tile]),
+                }
+            }
+            println!("{}: {:?}", entry.name, executor.tiles()[tile]);
+            drop(executor);
+            silent(&canary);
+        }
+    }
+}
+
+/// A plan whose product is measured is written to the file, from which another executor takes it.
+#[test]
+fn measured_tiles_are_kept() {
+    let Some(_instance) = instance(Validation::Core) else { return };
+    for entry in gpu::devices().expect("there is a driver") {
+        let file = std::env::temp_dir().join(format!("gamegend-tiles-{}-{}", std::process::id(), entry.index));
+        let tiles = file.with_extension("tiles.json");
+        let mut texts = Vec::new();
+        for damage in [false, false, true] {
+            if damage {
+                std::fs::write(&tiles, "{\"version\": 1").expect("a temporary file");
+            }
+            let options = GpuOptions { tune: Some(true), pipeline_cache: Some(file.clone()), ..GpuOptions::default() };
+            let Some(mut executor) = matrix_executor(entry.index, options) else { return };
+            let canary = executor.canary();
+            let (weights, _, plan) = network(Precision::F16);
+            executor.load_weights(&weights).expect("weights");
+            executor.prepare(Arc::new(plan)).expect("a plan");
+            let text = std::fs::read_to_string(&tiles).expect("the tuner wrote it");
+            assert!(text.contains("linear_cm") && text.contains("\"bm\""), "{text}");
+            texts.push(text);
+            drop(executor);
+            silent(&canary);
+        }
+        assert_eq!(texts[0], texts[1], "the second executor measured again");
+        let _ = std::fs::remove_file(&file);
+        let _ = std::fs::remove_file(&tiles);
+    }
+}
+
 const TOKENS: usize = 24;
 const WIDTH: usize = 32;
 const FRAMES: usize = 3;

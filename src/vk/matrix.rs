@@ -75,9 +75,9 @@ unsafe impl vk::ExtendsPhysicalDeviceFeatures2 for WorkgroupFeatures {}
 impl WorkgroupFeatures {
     /// True if everything is there that kernels of this kind use.
     pub(super) fn suffice(&self) -> bool {
-        let needed =
-            [self.workgroup_scope, self.flexible_dimensions, self.per_element_operations, self.tensor_addressing];
-        needed.iter().all(|f| *f != vk::FALSE)
+        let shapes = [self.workgroup_scope, self.flexible_dimensions];
+        let access = [self.per_element_operations, self.tensor_addressing];
+        shapes.iter().chain(&access).all(|f| *f != vk::FALSE)
     }
 
     /// What those kernels use, to be switched on.

@@ -121,7 +121,7 @@ impl GpuExecutor {
             return Ok(());
         }
         let begin = Instant::now();
-        let scratch = self.scratch(&new)?;
+        let scratch = self.scratch(&new.iter().map(measured).collect::<Vec<_>>())?;
         for product in &new {
             let tile = self.best(product, &scratch)?;
             self.target.tuned.insert(*product, tile);
@@ -153,7 +153,7 @@ impl GpuExecutor {
     /// Buffers large enough for each of the products, full of noise.
     fn scratch(&mut self, products: &[Product]) -> Result<Scratch, ComputeError> {
         let bytes = |part: fn(&Product) -> usize| {
-            products.iter().map(|p| 2 * part(&measured(p)) as u64).max().unwrap_or(0).max(2 * NOISE as u64)
+            products.iter().map(|p| 2 * part(p) as u64).max().unwrap_or(0).max(2 * NOISE as u64)
         };
         let mut buffer = |name, bytes| -> Result<Arc<Buffer>, ComputeError> {
             let buffer = Arc::new(Buffer::new(&self.device, name, bytes, Place::Device)?);
@@ -242,7 +242,12 @@ impl GpuExecutor {
             .ok_or_else(|| ComputeError::Device { what: format!("{} has no tiles for {kernel}", self.info.name) })?;
         let product = Product { kernel, m, n, k };
         let scratch = self.scratch(&[product])?;
-        self.times(&measured(&product), &scratch)
+        self.times(&product, &scratch)
+    }
+
+    /// The tiles of this device for products, by the number that [`GpuOptions::tile`](super::GpuOptions) takes.
+    pub fn tiles(&self) -> Vec<Tile> {
+        self.target.matrix.iter().flat_map(|m| m.tiles(KernelId::LinearCm)).collect()
     }
 }
 

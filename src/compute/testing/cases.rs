@@ -338,13 +338,21 @@ fn attention_by_eights(all: &mut Vec<Case>) {
 
 fn ring(all: &mut Vec<Case>) {
     // Tokens, heads, columns of a head, slots, count.
-    let shapes = [(1, 1, 2, 1, 1), (5, 3, 7, 4, 3), (60, 6, 64, 16, 16), (7, 2, 34, 16, 1), (13, 4, 32, 5, 5)];
+    let shapes = [
+        (1, 1, 2, 1, 1),
+        (5, 3, 7, 4, 3),
+        (60, 6, 64, 16, 16),
+        (7, 2, 34, 16, 1),
+        (13, 4, 32, 5, 5),
+        (12, 2, 8, 7, 6),
+        (4, 1, 128, 16, 13),
+    ];
     for (n, heads, hd, slots, count) in shapes {
         let cols = heads * hd;
         let mut d = Declare::new(format!("ring_attention {n} {heads}x{hd} slots={slots} count={count}"));
         let q = d.strided(n, cols, cols, 3 * cols);
         let (k, v) = (d.state(&[slots, n, cols]), d.state(&[slots, n, cols]));
-        let y = d.strided(n, cols, 0, cols + 1);
+        let y = d.strided(n, cols, 0, cols + if n % 4 == 0 { 8 } else { 1 });
         d.param(count);
         all.push(d.op(&[y], move |p| RingAttention {
             q: p.view(q),

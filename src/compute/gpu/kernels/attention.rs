@@ -2,7 +2,7 @@
 
 use super::super::super::op::{Attention, RingAttention, RingWrite};
 use super::super::super::tensor::{Param, Tensor, View};
-use super::{Dispatch, Fill, Heads, KernelId, Lowering, Matrix, by_fours, flags};
+use super::{Dispatch, Fill, Heads, KernelId, Lowering, Matrix, Spec, by_fours, flags};
 
 /// Queries of a workgroup of the tiled kernel.
 const TILE_QUERIES: usize = 8;
@@ -38,7 +38,7 @@ struct Keys {
 pub(super) fn attention(l: &Lowering<'_>, op: &Attention) -> Vec<Dispatch> {
     let views = [op.q, op.k, op.v, op.y];
     if let Some(matrix) = l.matrix(&views.map(Some)).filter(|_| op.bias.is_none())
-        && let Some(heads) = matrix.heads(op.lengths().0, op.q.cols / op.heads)
+        && let Some(heads) = Heads::choose(matrix, op.lengths(), op.q.cols / op.heads)
     {
         return vec![sequences(l, op, matrix, heads)];
     }
@@ -61,7 +61,7 @@ fn sequences(l: &Lowering<'_>, op: &Attention, matrix: &Matrix, heads: Heads) ->
     let [q_row, k_row, v_row, y_row] = views.each_ref().map(row);
     let [q_group, k_group, v_group, y_group] = views.each_ref().map(group);
     Fill::new(KernelId::AttentionCm)
-        .variant((KernelId::AttentionCm, heads.spec(matrix)))
+        .variant(heads.variant(matrix))
         .address("q", l.view(&op.q))
         .address("k", l.view(&op.k))
         .address("v", l.view(&op.v))
@@ -119,6 +119,11 @@ fn sequence(l: &Lowering<'_>, op: &Attention, seat: usize) -> Dispatch {
 pub(super) fn ring_attention(l: &Lowering<'_>, op: &RingAttention) -> Dispatch {
     let (tokens, cols) = (l.seat_rows(op.q.rows), op.q.cols);
     let frames = l.plan.tensors.shape(op.k_ring).dims()[0];
+    if let Some(matrix) = l.matrix(&[Some(op.q), Some(op.y)])
+        && let Some(parts) = matrix.parts(cols / op.heads)
+    {
+        return ring_by_eights(l, op, parts);
+    }
     let own = |ring| Keys { address: l.ctx.tensor(ring), row: cols, key: tokens * cols };
     let rows = ByRow {
         q: &op.q,
@@ -134,6 +139,33 @@ pub(super) fn ring_attention(l: &Lowering<'_>, op: &RingAttention) -> Dispatch {
         in_states: true,
     };
     by_row(l, &rows)
+}
+
+fn ring_by_eights(l: &Lowering<'_>, op: &RingAttention, parts: u32) -> Dispatch {
+    const LOCAL: u32 = 128;
+    let (tokens, cols) = (l.seat_rows(op.q.rows), op.q.cols);
+    let (table, step) = l.seats();
+    Fill::new(KernelId::AttentionRing)
+        .variant((KernelId::AttentionRing, Spec::new(&[LOCAL, parts])))
+        .address("q", l.view(&op.q))
+        .address("k", l.ctx.tensor(op.k_ring))
+        .address("v", l.ctx.tensor(op.v_ring))
+        .address("y", l.view(&op.y))
+        .address("count_at", l.ctx.param(op.count, 0))
+        .address("table", table)
+        .word("rows", op.q.rows)
+        .word("window", l.plan.tensors.shape(op.k_ring).dims()[0])
+        .word("heads", op.heads)
+        .word("q_stride8", op.q.stride / 8)
+        .word("k_row8", cols / 8)
+        .word("k_key8", tokens * cols / 8)
+        .word("v_row8", cols / 8)
+        .word("v_key8", tokens * cols / 8)
+        .word("y_stride8", op.y.stride / 8)
+        .real("scale", op.scale)
+        .word("count_step", step)
+        .word("seat_rows", tokens)
+        .over((op.q.rows * cols / 8).div_ceil(LOCAL as usize), 1)
 }
 
 fn by_row(l: &Lowering<'_>, a: &ByRow<'_>) -> Dispatch {

@@ -5,6 +5,7 @@
 //! kernels. Shapes, types and aliasing were checked when the plan was built: this module trusts them.
 
 mod attention;
+mod heads;
 mod image;
 mod linear;
 mod norm;
@@ -12,6 +13,8 @@ mod pointwise;
 pub mod table;
 pub mod tile;
 
+#[cfg(test)]
+mod choice;
 #[cfg(test)]
 mod contract;
 
@@ -21,8 +24,9 @@ use super::super::op::{Act, Op};
 use super::super::plan::Plan;
 use super::super::tensor::{Param, Precision, Tensor, View};
 
+pub use heads::Heads;
 pub use table::{Field, FieldKind, KernelId};
-pub use tile::{Heads, Matrix, Product, Tile};
+pub use tile::{Matrix, Product, Tile};
 
 /// Push constants that every Vulkan device has room for.
 pub const PUSH_BYTES_MAX: usize = 128;
@@ -105,7 +109,7 @@ impl Dispatch {
     pub fn label(&self) -> String {
         let (kernel, spec) = (self.kernel.kernel(), self.spec.values());
         let value = |name: &str| kernel.specs.iter().position(|s| *s == name).map(|i| spec[i].to_string());
-        let sides: Vec<String> = ["BM", "BN", "BK"].into_iter().filter_map(value).collect();
+        let sides: Vec<String> = ["BM", "BN", "BK", "KEYS"].into_iter().filter_map(value).collect();
         if sides.is_empty() { kernel.name.to_string() } else { format!("{} {}", kernel.name, sides.join("x")) }
     }
 }

@@ -114,6 +114,11 @@ kernels! {
         hd8: Word, q_stride8: Word, k_stride8: Word, v_stride8: Word, y_stride8: Word, q_group8: Word,
         k_group8: Word, v_group8: Word, y_group8: Word, scale: Real,
     ]
+    AttentionRing "attention_ring" 0 (LOCAL PARTS) [
+        q: Address, k: Address, v: Address, y: Address, count_at: Address, table: Address, rows: Word, window: Word,
+        heads: Word, q_stride8: Word, k_row8: Word, k_key8: Word, v_row8: Word, v_key8: Word, y_stride8: Word,
+        scale: Real, count_step: Word, seat_rows: Word,
+    ]
     AttentionRow "attention_row" 32 [
         q: Address, k: Address, v: Address, bias: Address, y: Address, count_at: Address, lq: Word, lk: Word,
         hd: Word, q_stride: Word, k_row: Word, k_key: Word, v_row: Word, v_key: Word, y_stride: Word,
@@ -131,7 +136,7 @@ kernels! {
         x: Address, w: Address, bias: Address, res: Address, y: Address, height: Word, width: Word, cin: Word,
         cout: Word, x_stride: Word, res_stride: Word, y_stride: Word, act: Word, flags: Word,
     ]
-    Conv3x3Cm "conv3x3_cm" 0 (LOCAL LANES BM BN BK WM WN CM CN CK STAGES TAIL) [
+    Conv3x3Cm "conv3x3_cm" 0 (LOCAL LANES BM BN BK WM WN CM CN CK STAGES TAIL AHEAD) [
         x: Address, w: Address, bias: Address, res: Address, y: Address, m: Word, n: Word, k: Word, height: Word,
         width: Word, cin: Word, x_stride: Word, res_stride: Word, y_stride: Word, act: Word, flags: Word,
     ]
@@ -156,12 +161,16 @@ kernels! {
         x: Address, weight: Address, cos: Address, sin: Address, rows: Word, hd: Word, x_stride: Word,
         rope_rows: Word, eps: Real, flags: Word, rope_each: Word,
     ]
+    HeadNormParts "head_norm_parts" 0 (LOCAL PARTS) [
+        x: Address, weight: Address, cos: Address, sin: Address, rows: Word, heads: Word, x_stride4: Word,
+        rope_rows: Word, eps: Real, flags: Word, rope_each: Word,
+    ]
     LinearAny "linear_any" 32 [
         x: Address, w: Address, bias: Address, gate: Address, res: Address, y: Address, m: Word, n: Word,
         k: Word, x_stride: Word, gate_stride: Word, res_stride: Word, y_stride: Word, span: Word, act: Word,
         flags: Word,
     ]
-    LinearCm "linear_cm" 0 (LOCAL LANES BM BN BK WM WN CM CN CK STAGES TAIL) [
+    LinearCm "linear_cm" 0 (LOCAL LANES BM BN BK WM WN CM CN CK STAGES TAIL AHEAD) [
         x: Address, w: Address, bias: Address, gate: Address, res: Address, y: Address, m: Word, n: Word,
         k: Word, x_stride: Word, gate_stride: Word, res_stride: Word, y_stride: Word, span: Word, act: Word,
         flags: Word,

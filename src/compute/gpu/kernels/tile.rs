@@ -36,14 +36,19 @@ pub struct Tile {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cut {
-    /// `wm` x `wn` a subgroup; one or two stages are kept in shared memory: `linear_cm`, `conv3x3_cm`.
-    Subgroups { wm: u32, wn: u32, stages: u32 },
+    /// `wm` x `wn` a subgroup; one or two stages are kept in shared memory; the next one is loaded ahead of the sums of
+    /// this one, or after them, which leaves registers to more workgroups: `linear_cm`, `conv3x3_cm`.
+    Subgroups { wm: u32, wn: u32, stages: u32, ahead: bool },
     /// All of it the workgroup: `linear_cm2`.
     Whole { local: u32 },
 }
 
 const fn tile(bm: u32, bn: u32, bk: u32, wm: u32, wn: u32, stages: u32) -> Tile {
-    Tile { bm, bn, bk, cut: Cut::Subgroups { wm, wn, stages } }
+    Tile { bm, bn, bk, cut: Cut::Subgroups { wm, wn, stages, ahead: true } }
+}
+
+const fn late(bm: u32, bn: u32, bk: u32, wm: u32, wn: u32) -> Tile {
+    Tile { bm, bn, bk, cut: Cut::Subgroups { wm, wn, stages: 1, ahead: false } }
 }
 
 const fn whole(bm: u32, bn: u32, bk: u32, local: u32) -> Tile {
@@ -55,13 +60,19 @@ const TILES: &[Tile] = &[
     tile(256, 128, 32, 64, 64, 1),
     tile(128, 256, 32, 64, 64, 1),
     tile(128, 128, 64, 64, 64, 1),
+    late(128, 128, 64, 64, 64),
+    late(128, 128, 64, 64, 32),
+    tile(128, 128, 64, 64, 32, 1),
     tile(128, 128, 32, 64, 64, 2),
     tile(128, 128, 32, 64, 64, 1),
     tile(128, 128, 32, 64, 32, 2),
     tile(128, 64, 64, 64, 32, 1),
     tile(128, 64, 32, 64, 32, 2),
     tile(64, 128, 32, 32, 64, 2),
+    late(128, 64, 64, 64, 32),
+    late(64, 128, 64, 32, 64),
     tile(64, 64, 64, 32, 32, 2),
+    late(64, 64, 128, 32, 32),
     tile(64, 64, 32, 32, 32, 2),
     tile(64, 32, 64, 32, 16, 2),
     tile(32, 64, 64, 16, 32, 2),
@@ -107,7 +118,7 @@ impl Tile {
     pub fn fits(&self, matrix: &Matrix) -> bool {
         let MatrixShape { m, n, k } = matrix.shape;
         let local = self.local(matrix.lanes);
-        let Cut::Subgroups { wm, wn, stages } = self.cut else {
+        let Cut::Subgroups { wm, wn, stages, .. } = self.cut else {
             return local <= matrix.whole_local_max && divides(matrix.lanes, local);
         };
         if !(divides(m, wm) && divides(n, wn) && divides(k, self.bk)) {
@@ -128,10 +139,10 @@ impl Tile {
         let (local, Tile { bm, bn, bk, .. }) = (self.local(matrix.lanes), *self);
         let even = |side: usize, part: u32| side.is_multiple_of(part as usize);
         match self.cut {
-            Cut::Subgroups { wm, wn, stages } => {
+            Cut::Subgroups { wm, wn, stages, ahead } => {
                 let MatrixShape { m, n, k } = matrix.shape;
                 let tail = u32::from(!even(product.k, bk));
-                let spec = [local, matrix.lanes, bm, bn, bk, wm, wn, m, n, k, stages, tail];
+                let spec = [local, matrix.lanes, bm, bn, bk, wm, wn, m, n, k, stages, tail, u32::from(ahead)];
                 (product.kernel, Spec::new(&spec))
             }
             Cut::Whole { .. } => {
@@ -156,54 +167,7 @@ pub struct Product {
     pub k: usize,
 }
 
-/// How `attention_cm` is cut up: subgroups of a workgroup, each with the rows of one matrix as queries, and columns of a
-/// head with what fills up its matrices.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Heads {
-    pub subgroups: u32,
-    columns: u32,
-}
-
-/// Keys of a block of `attention_cm`: it decides the order of sums, so it is one number for all.
-const KEYS: u32 = 32;
-/// Subgroups of a workgroup at most: more would share each block of keys, but start later.
-const SUBGROUPS_MAX: u32 = 4;
-/// Columns of a head at most.
-const HEAD_MAX: u32 = 128;
-
-impl Heads {
-    /// Queries of a workgroup.
-    pub fn queries(&self, matrix: &Matrix) -> usize {
-        (self.subgroups * matrix.shape.m) as usize
-    }
-
-    /// Specialization constants of `attention_cm`.
-    pub fn spec(&self, matrix: &Matrix) -> Spec {
-        let MatrixShape { m, n, k } = matrix.shape;
-        Spec::new(&[self.subgroups * matrix.lanes, matrix.lanes, m, n, k, self.columns, KEYS])
-    }
-
-    fn shared_bytes(&self, matrix: &Matrix) -> u32 {
-        let (row, queries) = (self.columns / 8 + 1, self.subgroups * matrix.shape.m);
-        let blocks = 2 * KEYS * row + queries * (KEYS / 4 + 1 + KEYS / 8 + 1) + queries / 4;
-        16 * blocks.max(queries * row)
-    }
-}
-
 impl Matrix {
-    /// How attention of `queries` queries with heads of `columns` columns is cut up; `None`: it does not fit the device.
-    pub fn heads(&self, queries: usize, columns: usize) -> Option<Heads> {
-        let MatrixShape { m, n, k } = self.shape;
-        let width = u32::try_from(columns).ok().filter(|c| *c <= HEAD_MAX && c.is_multiple_of(8))?;
-        let columns = width.next_multiple_of(n.max(k));
-        let even = divides(n.min(k), n.max(k)) && divides(m, self.lanes) && divides(self.lanes / m, KEYS / 8);
-        let blocks = divides(n, KEYS) && divides(k, KEYS) && m.is_multiple_of(4) && m * n / 8 <= self.lanes;
-        let wanted = u32::try_from(queries.div_ceil(m as usize)).unwrap_or(SUBGROUPS_MAX).min(SUBGROUPS_MAX);
-        let fits = |h: &Heads| h.shared_bytes(self) <= self.shared_bytes && h.subgroups * self.lanes <= self.local_max;
-        let all = (1..=wanted).rev().map(|subgroups| Heads { subgroups, columns });
-        all.filter(|_| even && blocks).find(fits)
-    }
-
     /// The tiles by which the device can compute a product, those of subgroups before whole ones, larger ones first.
     pub fn tiles(&self, kernel: KernelId) -> impl Iterator<Item = Tile> + '_ {
         let known = move |t: &Tile| kernel == KernelId::LinearCm || matches!(t.cut, Cut::Subgroups { .. });
@@ -213,6 +177,12 @@ impl Matrix {
     /// True if the device can run any: only then has it the matrix tier.
     pub fn usable(&self) -> bool {
         self.tiles(KernelId::Conv3x3Cm).next().is_some()
+    }
+
+    /// Invocations that share a head of `columns` columns, eight each; `None`: it does not fit a subgroup evenly.
+    pub fn parts(&self, columns: usize) -> Option<u32> {
+        let parts = u32::try_from(columns / 8).ok()?;
+        (columns.is_multiple_of(8) && parts.is_power_of_two() && parts <= self.lanes).then_some(parts)
     }
 
     /// A tile by guess: the largest one of subgroups that gives enough workgroups.
@@ -242,19 +212,6 @@ mod tests {
         assert!(count(&matrix(8, 8, 32 << 10), KernelId::LinearCm) >= 2, "lavapipe");
         assert!(matrix(16, 64, 64 << 10).usable() && matrix(16, 32, 32 << 10).usable(), "wave32 and wave64");
         assert!(!matrix(16, 32, 1 << 10).usable());
-    }
-
-    #[test]
-    fn attention_fits_known_devices() {
-        let hopper = matrix(16, 32, 48 << 10);
-        for (device, columns) in
-            [(hopper, 72), (hopper, 128), (matrix(8, 8, 32 << 10), 64), (matrix(16, 64, 64 << 10), 64)]
-        {
-            let heads = device.heads(240, columns).expect("attention fits");
-            assert!(heads.subgroups == 4 || device.lanes == 8, "{heads:?}");
-        }
-        assert_eq!(hopper.heads(9, 64).map(|h| h.subgroups), Some(1));
-        assert_eq!(hopper.heads(240, 136), None);
     }
 
     #[test]
