@@ -1,4 +1,5 @@
-//! Kernels by themselves at the shapes that matter: time, share of the two floors (arithmetic and bytes), and every tile.
+//! Kernels by themselves at the shapes that matter: time, share of the two floors (arithmetic and bytes), and every
+//! tile.
 //!
 //!     cargo bench --bench kernels -- --device vulkan:0 --json kernels.json
 //!

@@ -1,5 +1,5 @@
-//! The whole daemon, as a player meets it: start to ready with cold and with warm caches, the first frame, and from a key
-//! press (stamped by the client) to the first frame over the WebSocket that reflects it.
+//! The whole daemon, as a player meets it: start to ready with cold and with warm caches, the first frame, and from a
+//! key press (stamped by the client) to the first frame over the WebSocket that reflects it.
 
 use std::error::Error;
 use std::fs;
