@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 pub const USAGE: &str = "usage: scenarios [--device auto|cpu|vulkan:N] [--size WxH] [--steps N] [--threads N] \
      [--model DIR]\n    [--paper DIR] [--paper-sizes WxH,..] [--gamegend PATH] [--out DIR] [--seconds N] \
-     [--sessions N,N,..]\n    [--viewers N,N] [--scenarios frames,sessions,paper,daemon,soak] [--soak-seconds N] \
-     [--tune yes|no]\n    [--peer FILE] [--peer-cpu FILE]";
+     [--sessions N,N,..]\n    [--batches N,N,..] [--viewers N,N] [--soak-seconds N] [--tune yes|no] \
+     [--scenarios frames,batch,sessions,paper,daemon,soak]\n    [--peer FILE] [--peer-cpu FILE]";
 
 pub struct Arguments {
     pub device: String,
@@ -25,6 +25,8 @@ pub struct Arguments {
     pub soak_seconds: u64,
     /// Numbers of sessions that are tried, in order.
     pub sessions: Vec<usize>,
+    /// Numbers of sessions of one run.
+    pub batches: Vec<usize>,
     /// Numbers of sessions that are played through the daemon.
     pub viewers: Vec<usize>,
     pub scenarios: Vec<String>,
@@ -55,8 +57,9 @@ impl Arguments {
             seconds: 4,
             soak_seconds: 60,
             sessions: vec![1, 8, 24, 48, 72, 100, 120],
+            batches: vec![1, 2, 4, 8, 16, 32],
             viewers: vec![1, 50],
-            scenarios: ["frames", "sessions", "daemon", "paper"].map(str::to_string).to_vec(),
+            scenarios: ["frames", "batch", "sessions", "daemon", "paper"].map(str::to_string).to_vec(),
             tune: None,
             peer: None,
             peer_cpu: None,
@@ -83,6 +86,7 @@ impl Arguments {
                 "--seconds" => a.seconds = number(&value)? as u64,
                 "--soak-seconds" => a.soak_seconds = number(&value)? as u64,
                 "--sessions" => a.sessions = numbers()?,
+                "--batches" => a.batches = numbers()?,
                 "--viewers" => a.viewers = numbers()?,
                 "--scenarios" => a.scenarios = value.split(',').map(str::to_string).collect(),
                 "--size" => (a.width, a.height) = size(&value).ok_or_else(no_size)?,

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gamegend::compute::gpu::GpuOptions;
-use gamegend::compute::{self, DeviceInfo, SharedId};
-use gamegend::model::{Engine, Keys, Model, Picture, Session, SessionSpec};
+use gamegend::compute::{self, DeviceInfo, Profile, SharedId};
+use gamegend::model::{Engine, Keys, Model, Picture, Session, SessionSpec, Turn};
 use gamegend::sys::shm::SharedMemory;
 use serde_json::{Map, Value, json};
 
@@ -14,6 +14,7 @@ use super::arguments::Arguments;
 
 const PROMPT: &str = "a castle in a forest at sunset";
 const WARM_UP: u64 = 16;
+const BATCH_RUNS: usize = 9;
 const MEBIBYTE: f64 = (1 << 20) as f64;
 
 /// Opens the device with the model, and what the device is.
@@ -95,6 +96,51 @@ pub fn run(a: &Arguments, engine: &mut Engine) -> Outcome<Map<String, Value>> {
         "pixels_written_by_device": target.shared.is_some(),
         "state_mib_per_session": state,
     });
+    Ok(values.as_object().cloned().unwrap_or_default())
+}
+
+/// Runs of several sessions: milliseconds of a run by its sessions, and by kernel where there are the most of them.
+pub fn batch(a: &Arguments, engine: &mut Engine) -> Outcome<Map<String, Value>> {
+    let most = a.batches.iter().copied().max().unwrap_or(1);
+    engine.set_batch_max(most);
+    let mut sessions = (0..most as u64).map(|i| engine.open(&spec(a, engine, i))).collect::<Result<Vec<_>, _>>()?;
+    let nothing = vec![0.0; engine.last_latent(&sessions[0]).len()];
+    for session in &mut sessions {
+        // Cheaper than a first frame, which has many steps.
+        engine.seed(session, &[(nothing.clone(), Keys::NONE)])?;
+    }
+    let mut pictures = vec![vec![0; (a.width * a.height * 3 / 2) as usize]; most];
+    let mut times = Map::new();
+    let mut kernels = Vec::new();
+    for &count in &a.batches {
+        let mut go = |profile: Option<&mut Profile>| -> Outcome<f64> {
+            let turns = sessions.iter_mut().zip(&mut pictures).take(count);
+            let turn = |(session, picture)| Turn { session, keys: Keys::W, picture: Picture::Bytes(picture) };
+            let turns: Vec<Turn<'_>> = turns.map(|(s, p): (_, &mut Vec<u8>)| turn((s, &mut p[..]))).collect();
+            let begin = Instant::now();
+            engine.tick_batch(turns, profile)?;
+            Ok(begin.elapsed().as_secs_f64() * 1e3)
+        };
+        go(None)?;
+        let mut all = (0..BATCH_RUNS).map(|_| go(None)).collect::<Outcome<Vec<_>>>()?;
+        all.sort_by(f64::total_cmp);
+        times.insert(count.to_string(), json!(all[BATCH_RUNS / 2]));
+        if count == most {
+            let mut profile = Profile::default();
+            go(Some(&mut profile))?;
+            kernels = profile.by_kernel();
+        }
+    }
+    sessions.into_iter().for_each(|session| engine.close(session));
+    let rows: Vec<Value> = kernels
+        .iter()
+        .map(|k| {
+            let seconds = k.time.as_secs_f64().max(1e-9);
+            let (tflops, gbytes) = (k.cost.flops as f64 / seconds / 1e12, k.cost.bytes as f64 / seconds / 1e9);
+            json!({"kernel": k.kernel, "count": k.count, "ms": seconds * 1e3, "tflops": tflops, "gb_per_s": gbytes})
+        })
+        .collect();
+    let values = json!({ "batch_run_ms": times, "batch_kernels": rows });
     Ok(values.as_object().cloned().unwrap_or_default())
 }
 
