@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use gamegend::compute::gpu::{self, GpuExecutor};
-use gamegend::compute::{Executor, cpu};
+use gamegend::compute::{Executor, Precision, cpu};
 use gamegend::model::{Engine, Environment, Keys, Model, ModelError, Picture, Session, SessionSpec, Turn, VideoPrompt};
 use gamegend::sys::shm::SharedMemory;
 
@@ -340,9 +340,19 @@ fn frames_are_the_same_alone_and_in_every_batch_on_the_cpu() {
 #[test]
 fn frames_are_the_same_alone_and_in_every_batch_on_vulkan() {
     for entry in gpu::devices().unwrap_or_default() {
-        let executor = GpuExecutor::open(entry.index, None).expect("the device opens");
-        let engine = Engine::new(model(), Box::new(executor)).expect("weights fit into memory");
-        same_in_every_batch(engine, [(64, 64), (128, 64)], &[3, 8], 4);
+        // In f16 a device with cooperative matrices runs other kernels.
+        for precision in [Precision::F32, Precision::F16] {
+            let executor = match GpuExecutor::open(entry.index, Some(precision)) {
+                Ok(executor) => executor,
+                Err(e) => {
+                    println!("skipped: {e}");
+                    continue;
+                }
+            };
+            println!("{precision:?}: {}", executor.device().detail);
+            let engine = Engine::new(model(), Box::new(executor)).expect("weights fit into memory");
+            same_in_every_batch(engine, [(64, 64), (128, 64)], &[3, 8], 4);
+        }
     }
 }
 

@@ -38,7 +38,7 @@ struct Keys {
 pub(super) fn attention(l: &Lowering<'_>, op: &Attention) -> Vec<Dispatch> {
     let views = [op.q, op.k, op.v, op.y];
     if let Some(matrix) = l.matrix(&views.map(Some)).filter(|_| op.bias.is_none())
-        && let Some(heads) = Heads::choose(matrix, op.lengths(), op.q.cols / op.heads)
+        && let Some(heads) = Heads::choose(matrix, op.lengths().0, op.q.cols / op.heads)
     {
         return vec![sequences(l, op, matrix, heads)];
     }
