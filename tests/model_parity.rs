@@ -5,6 +5,7 @@ mod parity;
 use std::sync::Arc;
 
 use gamegend::compute::{DeviceKind, Executor, Output, Run, StateLayout};
+use gamegend::model::Picture;
 use gamegend::model::net::Net;
 use gamegend::model::sampler::{Stream, StreamPlans};
 use gamegend::model::state::{FrameSize, SessionLayout};
@@ -148,7 +149,8 @@ fn encodes(scale: usize, fixture: &Fixture) {
         let mut values: Vec<Vec<f32>> = names.iter().map(|(_, t)| room(*t)).collect();
         let mut outputs: Vec<_> = names.iter().zip(&mut values).map(|((_, t), v)| (*t, Output::F32(v))).collect();
         let inputs = [(input, &pixels[..])];
-        let run = Run { plan: id, state, inputs: &inputs, params: &[], outputs: &mut outputs, profile: None };
+        let run =
+            Run { plan: id, states: &[state], inputs: &inputs, params: &[], outputs: &mut outputs, profile: None };
         executor.run(run).expect("it runs");
         assert!(names.len() > 5);
         for ((name, _), value) in names.iter().zip(&values) {
@@ -188,7 +190,8 @@ fn decodes(scale: usize, fixture: &Fixture) {
             let mut outputs: Vec<_> = outputs.collect();
             let latents = fixture.rows(&format!("decoder.{frame}.latent"));
             let inputs = [(latent, &latents[..])];
-            let run = Run { plan, state, inputs: &inputs, params: &[], outputs: &mut outputs, profile: None };
+            let run =
+                Run { plan, states: &[state], inputs: &inputs, params: &[], outputs: &mut outputs, profile: None };
             executor.run(run).expect("it runs");
             assert!(values.len() > 6);
             for ((name, _), value) in recorded.probes.iter().zip(&values) {
@@ -316,7 +319,7 @@ fn sampler_streams_from_text_alone() {
             let at = |name: &str| format!("frame.{i}.{name}");
             let noise = side_by_side(&fixture.rows(&at("noise")), &fixture.rows(&at("context_noise")), z);
             stream.noise().copy_from_slice(&noise);
-            stream.tick(executor, fixture.keys(&at("keys")), &mut picture, None).expect("a tick");
+            stream.tick(executor, fixture.keys(&at("keys")), Picture::Bytes(&mut picture), None).expect("a tick");
             judge.same(&at("latent"), stream.latent(), &fixture.rows(&at("latent")));
         }
         judge.same(

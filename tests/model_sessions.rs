@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use gamegend::compute::gpu::{self, GpuExecutor};
-use gamegend::compute::{Executor, cpu};
-use gamegend::model::{Engine, Environment, Keys, Model, ModelError, Session, SessionSpec, VideoPrompt};
+use gamegend::compute::{Executor, Precision, cpu};
+use gamegend::model::{Engine, Environment, Keys, Model, ModelError, Picture, Session, SessionSpec, Turn, VideoPrompt};
+use gamegend::sys::shm::SharedMemory;
 
 const FRAMES: usize = 5;
 const KEYS: [Keys; FRAMES] = [Keys::NONE, Keys::W, Keys::W, Keys::D, Keys::SPACE];
@@ -253,4 +254,191 @@ fn large_pictures_have_a_smaller_latent() {
     println!("1280x720, {steps} steps: {:.2} GFLOP a frame", flops as f64 / 1e9);
     assert!(flops <= 60_000_000_000, "a frame takes {flops} operations");
     engine.close(session);
+}
+
+/// A session of the test below: when it comes, when it goes, and the frames that it makes alone.
+struct Guest {
+    spec: SessionSpec,
+    /// A free instruction, and a kind of video prompt that leads its frames.
+    text: Option<&'static str>,
+    from: usize,
+    until: usize,
+    alone: Vec<Vec<u8>>,
+}
+
+fn keys_at(tick: usize, seed: u64) -> Keys {
+    KEYS[(tick + seed as usize) % KEYS.len()]
+}
+
+fn open(engine: &mut Engine, guest: &Guest) -> Session {
+    let mut session = engine.open(&guest.spec).expect("a session");
+    if let Some(text) = guest.text {
+        engine.set_instruction(&mut session, &Environment::default(), Some(text)).expect("an instruction");
+    }
+    session
+}
+
+/// Sessions of two sizes come and go at different ticks; every frame must be what the session makes alone.
+fn same_in_every_batch(mut engine: Engine, sizes: [(u32, u32); 2], batches: &[usize], ticks: usize) {
+    let prompts = ["a castle by a lake", "snow at dawn, a pale rider on the ridge above the frozen town", "dunes"];
+    let guest = |i: usize| {
+        let (width, height) = if i == 3 { sizes[1] } else { sizes[0] };
+        let prompt = prompts[i % prompts.len()].to_string();
+        Guest {
+            spec: SessionSpec { prompt, width, height, ..spec(40 + i as u64) },
+            text: (i % 2 == 1).then_some("a storm of fire at noon"),
+            from: i % 3,
+            until: ticks - i % 2,
+            alone: Vec::new(),
+        }
+    };
+    let mut guests: Vec<Guest> = (0..6).map(guest).collect();
+    engine.set_batch_max(1);
+    for g in &mut guests {
+        let mut session = open(&mut engine, g);
+        for t in g.from..g.until {
+            g.alone.push(frame(&mut engine, &mut session, keys_at(t, g.spec.seed)));
+        }
+        engine.close(session);
+    }
+    for &most in batches {
+        engine.set_batch_max(most);
+        let mut sessions: Vec<Option<Session>> = guests.iter().map(|_| None).collect();
+        for t in 0..ticks {
+            for (session, g) in sessions.iter_mut().zip(&guests) {
+                if t == g.from {
+                    *session = Some(open(&mut engine, g));
+                }
+                if t >= g.until
+                    && let Some(session) = session.take()
+                {
+                    engine.close(session);
+                }
+            }
+            let bytes = |g: &Guest| (g.spec.width * g.spec.height * 3 / 2) as usize;
+            let mut pictures: Vec<Vec<u8>> = guests.iter().map(|g| vec![0; bytes(g)]).collect();
+            let mut turns = Vec::new();
+            for ((session, picture), g) in sessions.iter_mut().zip(&mut pictures).zip(&guests) {
+                if let Some(session) = session {
+                    turns.push(Turn { session, keys: keys_at(t, g.spec.seed), picture: Picture::Bytes(picture) });
+                }
+            }
+            engine.tick_batch(turns, None).expect("a tick");
+            for (i, g) in guests.iter().enumerate().filter(|(_, g)| (g.from..g.until).contains(&t)) {
+                assert!(pictures[i] == g.alone[t - g.from], "session {i}, tick {t}: not as alone, batches of {most}");
+            }
+        }
+        sessions.into_iter().flatten().for_each(|session| engine.close(session));
+    }
+}
+
+#[test]
+fn frames_are_the_same_alone_and_in_every_batch_on_the_cpu() {
+    same_in_every_batch(engine(), [(126, 70), (64, 64)], &[2, 3, 8], 6);
+}
+
+#[test]
+fn frames_are_the_same_alone_and_in_every_batch_on_vulkan() {
+    for entry in gpu::devices().unwrap_or_default() {
+        // In f16 a device with cooperative matrices runs other kernels.
+        for precision in [Precision::F32, Precision::F16] {
+            let executor = match GpuExecutor::open(entry.index, Some(precision)) {
+                Ok(executor) => executor,
+                Err(e) => {
+                    println!("skipped: {e}");
+                    continue;
+                }
+            };
+            println!("{precision:?}: {}", executor.device().detail);
+            let engine = Engine::new(model(), Box::new(executor)).expect("weights fit into memory");
+            same_in_every_batch(engine, [(64, 64), (128, 64)], &[3, 8], 4);
+        }
+    }
+}
+
+#[test]
+fn led_sessions_share_a_batch() {
+    let mut engine = engine();
+    let Some(kind) = engine.model().info().video_prompts.first().cloned() else {
+        println!("skipped: the model has no video prompts");
+        return;
+    };
+    let small = small(5);
+    let picture: Vec<u8> = (0..small.width * small.height * 3).map(|i| (i % 251) as u8).collect();
+    let mut play = |batch: usize| {
+        engine.set_batch_max(batch);
+        let mut sessions: Vec<Session> =
+            (0..3).map(|i| engine.open(&SessionSpec { seed: i, ..small.clone() }).expect("a session")).collect();
+        let mut all = Vec::new();
+        for keys in &KEYS[..3] {
+            for session in &mut sessions {
+                engine.lead(session, &kind, &picture).expect("a kind of the model");
+            }
+            let mut pictures = vec![vec![0; (small.width * small.height * 3 / 2) as usize]; sessions.len()];
+            let turns = sessions.iter_mut().zip(&mut pictures);
+            let turns = turns
+                .map(|(session, picture)| Turn { session, keys: *keys, picture: Picture::Bytes(picture) })
+                .collect();
+            engine.tick_batch(turns, None).expect("a tick");
+            all.push(pictures);
+        }
+        sessions.into_iter().for_each(|session| engine.close(session));
+        all
+    };
+    let alone = play(1);
+    assert!(alone == play(4), "the batch changed a frame");
+}
+
+#[test]
+fn frames_go_straight_into_shared_memory_on_vulkan() {
+    for entry in gpu::devices().unwrap_or_default() {
+        let executor = GpuExecutor::open(entry.index, None).expect("the device opens");
+        let mut engine = Engine::new(model(), Box::new(executor)).expect("weights fit into memory");
+        engine.set_batch_max(4);
+        let small = small(9);
+        let bytes = (small.width * small.height * 3 / 2) as usize;
+        let memory = Arc::new(SharedMemory::create("test", 1 << 20).expect("memory"));
+        let Some(shared) = engine.share(&memory).expect("the device is well") else {
+            println!("skipped: {} imports no memory of the host", entry.name);
+            continue;
+        };
+        let mut sessions: Vec<Session> = (0..3).map(|_| engine.open(&small).expect("a session")).collect();
+        for (tick, keys) in KEYS[..3].iter().enumerate() {
+            let mut plain = vec![0; bytes];
+            let mut turns = Vec::new();
+            // Two places that kernels can write to, and after the second frame one that they cannot.
+            let odd = if tick > 1 { 8 } else { 0 };
+            let places =
+                [Picture::Shared(shared, 64), Picture::Shared(shared, 32768 + odd), Picture::Bytes(&mut plain)];
+            for (session, picture) in sessions.iter_mut().zip(places) {
+                turns.push(Turn { session, keys: *keys, picture });
+            }
+            if tick == 0 {
+                let last = turns.pop().expect("three turns");
+                engine.tick_batch(turns, None).expect("all seats of a run into shared memory");
+                engine.tick_batch(vec![last], None).expect("a tick");
+            } else {
+                engine.tick_batch(turns, None).expect("a tick");
+            }
+            let mut read = vec![0; bytes];
+            for offset in [64, 32768 + odd] {
+                memory.read(offset, &mut read);
+                assert!(read == plain, "frame {tick} at {offset} on {}", entry.name);
+            }
+        }
+        let mut turns = Vec::new();
+        for (i, session) in sessions.iter_mut().enumerate() {
+            turns.push(Turn { session, keys: Keys::D, picture: Picture::Shared(shared, 65536 * (i + 1)) });
+        }
+        engine.tick_batch(turns, None).expect("all seats of a batch into shared memory");
+        let [mut a, mut b] = [vec![0; bytes], vec![1; bytes]];
+        memory.read(65536, &mut a);
+        memory.read(65536 * 3, &mut b);
+        assert!(a == b, "seats of equal sessions");
+        let beyond = Picture::Shared(shared, (1 << 20) - 16);
+        let session = &mut sessions[0];
+        assert!(engine.tick_batch(vec![Turn { session, keys: Keys::D, picture: beyond }], None).is_err());
+        engine.unshare(shared);
+        sessions.into_iter().for_each(|session| engine.close(session));
+    }
 }

@@ -5,6 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const LINES_MAX: usize = 600;
+/// Assembly is one instruction a line and has nothing to include: a tiled kernel with its epilogue has no parts.
+const KERNEL_LINES_MAX: usize = 900;
 const COLUMNS_MAX: usize = 120;
 
 /// Folders of `src/` from top to bottom with what they may use below them; `config`, `proto`, `sys` are open to all.
@@ -114,7 +116,7 @@ fn files_and_lines_are_short() {
     assert!(all.len() > 20, "only {} files were found: the search is broken", all.len());
     for (name, text) in &all {
         let lines = text.lines().count();
-        if lines > LINES_MAX {
+        if lines > if name.ends_with(".spvasm") { KERNEL_LINES_MAX } else { LINES_MAX } {
             findings.push(format!("{name}: {lines} lines"));
         }
         if name.ends_with(".rs") {
@@ -122,7 +124,7 @@ fn files_and_lines_are_short() {
             findings.extend(long.map(|(i, l)| format!("{name}:{}: {} columns", i + 1, l.chars().count())));
         }
     }
-    report("a file has at most 600 lines, a line of Rust at most 120 columns", findings);
+    report("a file has at most 600 lines, a kernel 900, a line of Rust at most 120 columns", findings);
 }
 
 #[test]

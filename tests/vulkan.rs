@@ -6,7 +6,7 @@ mod assembler;
 use std::process::Command;
 use std::sync::Arc;
 
-use gamegend::compute::gpu::{self, GpuExecutor, GpuOptions};
+use gamegend::compute::gpu::{self, GpuExecutor, GpuOptions, Tier};
 use gamegend::compute::op::{Act, Add, Copy, HeadNorm, Linear, Map, Norm, NormKind, RingAttention, RingWrite};
 use gamegend::compute::reference::ReferenceExecutor;
 use gamegend::compute::testing;
@@ -15,8 +15,8 @@ use gamegend::compute::{
     WeightSet,
 };
 use gamegend::vk::{
-    Buffer, Canary, CommandBuffer, Device, Instance, Pipeline, PipelineCache, Place, Recorder, Stage, Validation,
-    VkError,
+    Buffer, Canary, CommandBuffer, Device, Instance, Module, Pipeline, PipelineCache, Place, Recorder, Stage,
+    Validation, VkError,
 };
 
 /// y[i] = 2 x[i] for 64 floats: `push 0 address of x and y, each 8 bytes`.
@@ -47,6 +47,10 @@ fn bytes(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|v| v.to_le_bytes()).collect()
 }
 
+fn module(words: &[u32], push_bytes: u32) -> Module<'_> {
+    Module { words, push_bytes, ..Module::default() }
+}
+
 struct Doubling {
     upload: Arc<Buffer>,
     download: Arc<Buffer>,
@@ -58,7 +62,7 @@ fn doubling(device: &Device, cache: &PipelineCache) -> Result<Doubling, VkError>
     let (upload, download) = (buffer("upload", Place::Upload)?, buffer("download", Place::Download)?);
     let (x, y) = (buffer("x", Place::Device)?, buffer("y", Place::Device)?);
     let words = assembler::assemble(DOUBLE).expect("the kernel is right");
-    let pipeline = Arc::new(Pipeline::new(device, cache, "double", &words, 16)?);
+    let pipeline = Arc::new(Pipeline::new(device, cache, "double", module(&words, 16))?);
     let push: Vec<u8> = [x.address(), y.address()].iter().flat_map(|a| a.to_le_bytes()).collect();
     let mut r = Recorder::new(device, "doubling", 2)?;
     r.zero(&y);
@@ -122,7 +126,7 @@ fn validation_messages_reach_the_canary() {
     let cache = PipelineCache::open(&device, None).expect("no file");
     // Push constants of 16 bytes in the module, none in the layout.
     let words = assembler::assemble(DOUBLE).expect("the kernel is right");
-    let _ = Pipeline::new(&device, &cache, "wrong", &words, 0);
+    let _ = Pipeline::new(&device, &cache, "wrong", module(&words, 0));
     let messages = instance.canary().drain();
     assert!(messages.iter().any(|m| m.contains("VUID")), "{messages:?}");
 }
@@ -171,16 +175,23 @@ fn no_driver_is_a_clear_error() {
 /// Deviation from the reference that another order of sums explains, by precision; see `testing::compare`.
 const TOLERANCES: [(Precision, f32); 2] = [(Precision::F32, 2e-4), (Precision::F16, 8e-3)];
 
-/// Every device in a precision, or none after saying why.
+/// Every device in a precision and in every tier that it has, or none after saying why.
 fn executors(precision: Precision) -> Vec<GpuExecutor> {
     let Some(instance) = instance(Validation::Core) else { return Vec::new() };
     let mut all = Vec::new();
     for entry in gpu::devices().expect("there is a driver") {
-        let options = GpuOptions { precision: Some(precision), validation: Validation::Core, pipeline_cache: None };
-        match GpuExecutor::open_with(entry.index, &options) {
-            Ok(executor) => all.push(executor),
-            Err(ComputeError::NoDevice { what }) => println!("skipped: {what}"),
-            Err(other) => panic!("{}: {other}", entry.name),
+        let tiers: &[Tier] = match precision {
+            Precision::F32 => &[Tier::Subgroup],
+            Precision::F16 => &[Tier::Subgroup, Tier::Matrix],
+        };
+        for &tier in tiers {
+            let (precision, tier) = (Some(precision), Some(tier));
+            let options = GpuOptions { precision, tier, validation: Validation::Core, ..GpuOptions::default() };
+            match GpuExecutor::open_with(entry.index, &options) {
+                Ok(executor) => all.push(executor),
+                Err(ComputeError::NoDevice { what }) => println!("skipped: {what}"),
+                Err(other) => panic!("{}: {other}", entry.name),
+            }
         }
     }
     drop(instance);
@@ -198,11 +209,85 @@ fn kernels_agree_with_the_reference() {
             let canary = executor.canary();
             let judged = testing::check(&cases, &mut reference, &mut executor, precision, tolerance);
             let (count, worst) = judged.unwrap_or_else(|e| panic!("{precision:?}:\n{e}"));
-            println!("{}: {count} cases in {precision:?}, worst deviation {worst:e}", executor.device().name);
+            let info = executor.device();
+            println!("{} ({}): {count} cases in {precision:?}, worst {worst:e}", info.name, info.detail);
             assert!(count > 100, "{count} cases");
             drop(executor);
             silent(&canary);
         }
+    }
+}
+
+/// A device in the matrix tier, with what else the options say, or none after saying why.
+fn matrix_executor(index: usize, options: GpuOptions) -> Option<GpuExecutor> {
+    let (precision, tier) = (Some(Precision::F16), Some(Tier::Matrix));
+    let options = GpuOptions { precision, tier, validation: Validation::Core, ..options };
+    match GpuExecutor::open_with(index, &options) {
+        Ok(executor) => Some(executor),
+        Err(ComputeError::NoDevice { what }) => {
+            println!("skipped: {what}");
+            None
+        }
+        Err(other) => panic!("device {index}: {other}"),
+    }
+}
+
+/// A tile decides speed only: every one gives the bits of every other.
+#[test]
+fn every_tile_gives_the_same_bits() {
+    let Some(_instance) = instance(Validation::Core) else { return };
+    let mut cases = testing::cases();
+    cases.retain(|c| ["linear", "conv3x3"].iter().any(|op| c.name.starts_with(op)));
+    let weights = testing::share_weights(&mut cases);
+    for entry in gpu::devices().expect("there is a driver") {
+        let mut expected: Vec<Vec<testing::Values>> = Vec::new();
+        let Some(executor) = matrix_executor(entry.index, GpuOptions::default()) else { continue };
+        for tile in 0..executor.tiles().len() {
+            let options = GpuOptions { tile: Some(tile), ..GpuOptions::default() };
+            let mut executor = matrix_executor(entry.index, options).expect("it opened before");
+            let canary = executor.canary();
+            executor.load_weights(&weights).expect("weights");
+            for (i, case) in cases.iter().enumerate() {
+                let got = testing::run_case(case, &mut executor, Precision::F16).expect("cases are valid plans");
+                match expected.get(i) {
+                    None => expected.push(got),
+                    Some(first) => assert!(*first == got, "{}: {:?}", case.name, executor.tiles()[tile]),
+                }
+            }
+            println!("{}: {:?}", entry.name, executor.tiles()[tile]);
+            drop(executor);
+            silent(&canary);
+        }
+    }
+}
+
+/// A plan whose product is measured is written to the file, from which another executor takes it.
+#[test]
+fn measured_tiles_are_kept() {
+    let Some(_instance) = instance(Validation::Core) else { return };
+    for entry in gpu::devices().expect("there is a driver") {
+        let file = std::env::temp_dir().join(format!("gamegend-tiles-{}-{}", std::process::id(), entry.index));
+        let tiles = file.with_extension("tiles.json");
+        let mut texts = Vec::new();
+        for damage in [false, false, true] {
+            if damage {
+                std::fs::write(&tiles, "{\"version\": 1").expect("a temporary file");
+            }
+            let options = GpuOptions { tune: Some(true), pipeline_cache: Some(file.clone()), ..GpuOptions::default() };
+            let Some(mut executor) = matrix_executor(entry.index, options) else { return };
+            let canary = executor.canary();
+            let (weights, _, plan) = network(Precision::F16);
+            executor.load_weights(&weights).expect("weights");
+            executor.prepare(Arc::new(plan)).expect("a plan");
+            let text = std::fs::read_to_string(&tiles).expect("the tuner wrote it");
+            assert!(text.contains("linear_cm") && text.contains("\"bm\""), "{text}");
+            texts.push(text);
+            drop(executor);
+            silent(&canary);
+        }
+        assert_eq!(texts[0], texts[1], "the second executor measured again");
+        let _ = std::fs::remove_file(&file);
+        let _ = std::fs::remove_file(&tiles);
     }
 }
 
@@ -281,7 +366,7 @@ fn tick(
     let params = [n % FRAMES as u32, (n + 1).min(FRAMES as u32)];
     let inputs: [(Tensor, &[f32]); 1] = [(plan.inputs[0], &x)];
     let outputs = &mut [(plan.outputs[0], Output::F32(&mut y))];
-    let run = Run { plan: id, state, inputs: &inputs, params: &params, outputs, profile: None };
+    let run = Run { plan: id, states: &[state], inputs: &inputs, params: &params, outputs, profile: None };
     executor.run(run).expect("the run fits its plan");
     y
 }
@@ -335,8 +420,14 @@ fn a_profile_has_every_step() {
         let mut profile = Profile::default();
         let x = vec![0.5; TOKENS * WIDTH];
         let inputs: [(Tensor, &[f32]); 1] = [(plan.inputs[0], &x)];
-        let run =
-            Run { plan: id, state, inputs: &inputs, params: &[0, 1], outputs: &mut [], profile: Some(&mut profile) };
+        let run = Run {
+            plan: id,
+            states: &[state],
+            inputs: &inputs,
+            params: &[0, 1],
+            outputs: &mut [],
+            profile: Some(&mut profile),
+        };
         executor.run(run).expect("the run fits its plan");
         assert_eq!(profile.entries.len(), plan.steps.len());
         assert!(profile.total().as_nanos() > 0, "{:?}", profile.entries);
@@ -360,7 +451,7 @@ fn misuse_is_an_error_that_names_it() {
         let x = vec![0.5; TOKENS * WIDTH];
         let inputs: [(Tensor, &[f32]); 1] = [(plan.inputs[0], &x)];
         let params = [FRAMES as u32, 1];
-        let run = Run { plan: id, state, inputs: &inputs, params: &params, outputs: &mut [], profile: None };
+        let run = Run { plan: id, states: &[state], inputs: &inputs, params: &params, outputs: &mut [], profile: None };
         let beyond = executor.run(run).expect_err("the slot is beyond the ring").to_string();
         assert!(beyond.contains("remember"), "{beyond}");
         let entry = executor.read_state(state, 9, &mut []).expect_err("there are two entries").to_string();

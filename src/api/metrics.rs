@@ -67,12 +67,17 @@ impl Counters {
         metric(&mut out, "decoders_total", "counter", "Decoders that were asked for.", &[("", load(&self.decoders))]);
         if let Some(worker) = &status.worker {
             let stats = &worker.stats;
+            let degraded = f64::from(u8::from(stats.degraded.starts_with("steps")));
             for (name, kind, help, value) in [
                 ("worker_frames_total", "counter", "Frames made by this worker.", stats.frames_total as f64),
                 ("worker_frames_per_second", "gauge", "Frames made in the last second.", stats.frames_per_second),
                 ("worker_busy", "gauge", "Part of the last second that was work.", stats.busy),
                 ("worker_state_bytes", "gauge", "Device memory of the sessions.", stats.state_bytes as f64),
-                ("worker_tick_ms_p95", "gauge", "Milliseconds of a frame.", stats.tick_ms_p95),
+                ("worker_tick_ms_p95", "gauge", "Milliseconds of a run.", stats.tick_ms_p95),
+                ("worker_deadlines", "gauge", "Frames due in the last second.", stats.deadlines as f64),
+                ("worker_deadlines_missed", "gauge", "Those of them left out.", stats.deadlines_missed as f64),
+                ("worker_load", "gauge", "Share of the device that sessions need.", stats.load),
+                ("worker_degraded", "gauge", "1 while sessions have given up something.", degraded),
             ] {
                 metric(&mut out, name, kind, help, &[("", value)]);
             }

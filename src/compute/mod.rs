@@ -31,6 +31,8 @@ pub use select::{select, select_with};
 pub use tensor::{DType, Param, Precision, Shape, Tensor, View};
 pub use weights::{Storage, WeightSet};
 
+use crate::sys::shm::SharedMemory;
+
 /// What can go wrong between a plan and a device.
 #[derive(Debug, thiserror::Error)]
 pub enum ComputeError {
@@ -89,16 +91,41 @@ pub struct StateId(pub(crate) usize);
 pub enum Output<'a> {
     F32(&'a mut [f32]),
     Bytes(&'a mut [u8]),
+    /// Bytes that go straight into shared memory, from `offset` on. A multiple of 16 bytes at a multiple of 16 is
+    /// written by the device itself, anything else by the processor.
+    Shared {
+        memory: SharedId,
+        offset: usize,
+    },
+}
+
+/// Memory that is shared with another process and with the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SharedId(usize);
+
+impl SharedId {
+    pub fn index(self) -> usize {
+        self.0
+    }
+
+    /// The memory with this number, for whoever kept only that.
+    pub fn from_index(index: usize) -> SharedId {
+        SharedId(index)
+    }
 }
 
 /// One replay of a plan.
 pub struct Run<'a> {
     pub plan: PlanId,
-    pub state: StateId,
-    /// Every input of the plan with its values; rounded to the tensor's type.
+    /// The sessions in the seats of the plan, from the first one on: at least one, and all of them different. What the
+    /// seats without a session compute is lost.
+    pub states: &'a [StateId],
+    /// Every input of the plan with its values, rounded to the tensor's type: once for each session, in the order of
+    /// the seats.
     pub inputs: &'a [(Tensor, &'a [f32])],
+    /// The params of each session one after the other.
     pub params: &'a [u32],
-    /// Any of the plan's outputs.
+    /// Any of the plan's outputs: for each of them once for each session, in the order of the seats.
     pub outputs: &'a mut [(Tensor, Output<'a>)],
     /// Filled with a time for each step, at the price of a slower run.
     pub profile: Option<&'a mut Profile>,
@@ -128,6 +155,15 @@ pub trait Executor: Send {
 
     /// Overwrites entry `index` of a state's layout.
     fn write_state(&mut self, state: StateId, index: usize, values: &[f32]) -> Result<(), ComputeError>;
+
+    /// Lets runs write into a memory object. `None`: this device cannot, and whoever has the object copies outputs
+    /// there. Errors: those of the device.
+    fn share(&mut self, _: &Arc<SharedMemory>) -> Result<Option<SharedId>, ComputeError> {
+        Ok(None)
+    }
+
+    /// Takes a memory object back. Unknown ids are ignored.
+    fn unshare(&mut self, _: SharedId) {}
 
     /// Runs a plan to its end and copies the outputs out.
     fn run(&mut self, run: Run<'_>) -> Result<(), ComputeError>;

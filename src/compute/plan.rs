@@ -19,6 +19,8 @@ pub enum Home {
     Weight(WeightId),
     /// One copy a session, kept from run to run; index into the [`StateLayout`].
     State(usize),
+    /// Made with the plan, shared by all sessions, read-only. Index into [`Plan::tables`].
+    Table(usize),
     /// Temporary: valid from its first write to its last read within one run. Slot index.
     Arena(usize),
 }
@@ -59,10 +61,19 @@ impl StateLayout {
 #[derive(Clone, Debug)]
 pub struct Tensors {
     precision: Precision,
+    seats: usize,
     infos: Vec<TensorInfo>,
 }
 
 impl Tensors {
+    /// Sessions that a run works on at once, see [`PlanBuilder::for_seats`].
+    pub fn seats(&self) -> usize {
+        self.seats
+    }
+    /// How many of a tensor there are: one for each seat if it is in a session's state.
+    pub fn seats_in(&self, t: Tensor) -> usize {
+        if matches!(self.home(t), Home::State(_)) { self.seats } else { 1 }
+    }
     pub fn precision(&self) -> Precision {
         self.precision
     }
@@ -106,6 +117,8 @@ pub struct Plan {
     /// Size of every arena slot in bytes, a multiple of [`SLOT_ALIGN`].
     pub slots: Vec<usize>,
     pub state: Arc<StateLayout>,
+    /// Values of the tensors that are made with the plan, f32.
+    pub tables: Vec<Vec<f32>>,
 }
 
 /// Alignment of arena slots and of state tensors on every device, in bytes.
@@ -123,10 +136,21 @@ impl Plan {
         let moved: usize = match &step.op {
             // It writes one slot of the ring, wherever that is.
             Op::RingWrite(op) => 2 * view(&op.x),
+            Op::Copy(op) => 2 * view(&op.x).max(view(&op.y)),
             op => op.reads().iter().chain(&op.writes()).map(view).sum(),
         };
         let constants: usize = step.op.constants().iter().map(|&t| self.tensors.bytes(t)).sum();
         Cost { flops: step.op.flops(), bytes: (moved + constants) as u64 }
+    }
+
+    /// Sessions that a run works on at once, at the most.
+    pub fn seats(&self) -> usize {
+        self.tensors.seats
+    }
+
+    /// Elements of an input or output that belong to one seat.
+    pub fn seat_elements(&self, t: Tensor) -> usize {
+        self.tensors.shape(t).elements() / self.tensors.seats
     }
 
     /// Arithmetic of one run.
@@ -147,6 +171,7 @@ pub struct PlanBuilder {
     scope: Vec<String>,
     weight_of: BTreeMap<WeightId, Tensor>,
     state_of: BTreeMap<usize, Tensor>,
+    tables: Vec<Vec<f32>>,
     params: usize,
 }
 
@@ -161,15 +186,27 @@ impl PlanBuilder {
             name: name.into(),
             weights,
             state,
-            tensors: Tensors { precision, infos: Vec::new() },
+            tensors: Tensors { precision, seats: 1, infos: Vec::new() },
             steps: Vec::new(),
             inputs: Vec::new(),
             outputs: Vec::new(),
             scope: Vec::new(),
             weight_of: BTreeMap::new(),
             state_of: BTreeMap::new(),
+            tables: Vec::new(),
             params: 0,
         }
+    }
+
+    /// Makes the plan one for `seats` sessions at once. Inputs and outputs have the values of all of them one after the
+    /// other, seat by seat; a tensor of the state is that of each seat's own session; each seat has params of its own.
+    ///
+    /// # Panics
+    /// If `seats` is 0.
+    pub fn for_seats(mut self, seats: usize) -> Self {
+        assert!(seats > 0, "{} has no seats", self.name);
+        self.tensors.seats = seats;
+        self
     }
 
     pub fn precision(&self) -> Precision {
@@ -222,6 +259,17 @@ impl PlanBuilder {
         t
     }
 
+    /// A table of f32 that is part of the plan, such as rotary positions.
+    ///
+    /// # Panics
+    /// If the number of values does not match the shape.
+    pub fn table(&mut self, name: &str, dims: &[usize], values: Vec<f32>) -> Tensor {
+        let shape = Shape::new(dims);
+        assert_eq!(shape.elements(), values.len(), "values of {name}");
+        self.tables.push(values);
+        self.insert(name.to_string(), shape, DType::F32, Home::Table(self.tables.len() - 1))
+    }
+
     /// A tensor that the host writes before a run; every input must be given to every run.
     pub fn input(&mut self, name: &str, dims: &[usize], dtype: DType) -> Tensor {
         let t = self.insert(name.to_string(), Shape::new(dims), dtype, Home::Arena(usize::MAX));
@@ -263,9 +311,10 @@ impl PlanBuilder {
     pub fn push(&mut self, name: &str, op: impl Into<Op>) -> Result<(), ComputeError> {
         let op = op.into();
         op.check(&self.tensors)?;
+        self.check_seats(&op)?;
         for v in op.writes() {
-            if matches!(self.tensors.home(v.tensor), Home::Weight(_)) {
-                return Err(ComputeError::Shape { op: op.label(), what: "writes to a weight".to_string() });
+            if matches!(self.tensors.home(v.tensor), Home::Weight(_) | Home::Table(_)) {
+                return Err(ComputeError::Shape { op: op.label(), what: "writes to a constant".to_string() });
             }
         }
         let mut full = self.scope.join("/");
@@ -275,6 +324,21 @@ impl PlanBuilder {
         full.push_str(name);
         self.steps.push(Step { name: full, op });
         Ok(())
+    }
+
+    /// With several seats only some operations can reach states, and no temporary is one seat's alone.
+    fn check_seats(&self, op: &Op) -> Result<(), ComputeError> {
+        if self.tensors.seats == 1 || op.is_seated() {
+            return Ok(());
+        }
+        let views = op.reads().into_iter().chain(op.writes()).map(|v| v.tensor);
+        match views.chain(op.constants()).find(|&t| matches!(self.tensors.home(t), Home::State(_))) {
+            None => Ok(()),
+            Some(t) => {
+                let what = format!("cannot reach {} of {} seats", self.tensors.name(t), self.tensors.seats);
+                Err(ComputeError::Shape { op: op.label(), what })
+            }
+        }
     }
 
     /// Lays out the arena and closes the plan. Errors: a temporary that is read before it is written.
@@ -290,6 +354,7 @@ impl PlanBuilder {
             param_count: self.params,
             slots,
             state: self.state,
+            tables: self.tables,
         })
     }
 

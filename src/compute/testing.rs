@@ -3,6 +3,7 @@
 //! [`cases`] lists every operation with many shapes; [`run_case`] runs one; [`compare`] judges. Tensors that an
 //! operation writes are inputs filled with random values first, so that a write outside its view shows as well.
 
+mod batches;
 mod cases;
 
 use std::sync::Arc;
@@ -78,6 +79,9 @@ pub struct Case {
     args: Vec<Arg>,
     parts: Vec<Part>,
     params: Vec<u32>,
+    /// Seats of the plan, and how many of them have a session.
+    seats: usize,
+    sessions: usize,
     make: Make,
     weights: Arc<WeightSet>,
 }
@@ -88,11 +92,20 @@ pub struct Declare {
     args: Vec<Arg>,
     parts: Vec<Part>,
     params: Vec<u32>,
+    seats: usize,
+    sessions: usize,
 }
 
 impl Declare {
     pub fn new(name: impl Into<String>) -> Declare {
-        Declare { name: name.into(), args: Vec::new(), parts: Vec::new(), params: Vec::new() }
+        let name = name.into();
+        Declare { name, args: Vec::new(), parts: Vec::new(), params: Vec::new(), seats: 1, sessions: 1 }
+    }
+
+    /// A plan of `seats` seats, in which `sessions` sessions sit. Inputs and outputs are declared with the rows of all
+    /// seats; what the seats without a session compute is not compared. Params are one less with every seat.
+    pub fn seats(&mut self, seats: usize, sessions: usize) {
+        (self.seats, self.sessions) = (seats, sessions);
     }
 
     fn arg(&mut self, source: Source, dims: &[usize]) -> Handle {
@@ -172,6 +185,8 @@ impl Declare {
             args: self.args,
             parts: self.parts,
             params: self.params,
+            seats: self.seats,
+            sessions: self.sessions,
             make: Box::new(move |parts| make(parts).into()),
             weights: Arc::new(WeightSet::default()),
         }
@@ -205,12 +220,27 @@ impl Case {
         format!("{}/{arg}", self.name)
     }
 
+    /// Params of every session.
+    fn all_params(&self) -> Vec<u32> {
+        let of = |seat: u32| self.params.iter().map(move |p| p.saturating_sub(seat).max(1.min(*p)));
+        (0..self.sessions as u32).flat_map(of).collect()
+    }
+
+    /// [`Case::values`] of the state of a session.
+    fn state_values(&self, arg: usize, session: usize) -> Vec<f32> {
+        self.random(arg, session as u64)
+    }
+
     /// Random values in [-1, 1) that depend on the case's name and the argument only.
     fn values(&self, arg: usize) -> Vec<f32> {
+        self.random(arg, 0)
+    }
+
+    fn random(&self, arg: usize, session: u64) -> Vec<f32> {
         // FNV-1a: any stable hash does.
         let hash =
             self.name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
-        let mut rng = ChaCha8Rng::seed_from_u64(hash ^ arg as u64);
+        let mut rng = ChaCha8Rng::seed_from_u64(hash ^ arg as u64 ^ (session << 32));
         let unit = 1.0 / (1u32 << 23) as f32;
         (0..self.args[arg].shape.elements()).map(|_| (rng.next_u32() >> 8) as f32 * unit - 1.0).collect()
     }
@@ -236,7 +266,8 @@ pub fn run_case(case: &Case, executor: &mut dyn Executor, precision: Precision) 
         })
         .collect();
     let layout = Arc::new(layout);
-    let mut b = PlanBuilder::new(case.name.clone(), precision, Arc::clone(&case.weights), Arc::clone(&layout));
+    let mut b = PlanBuilder::new(case.name.clone(), precision, Arc::clone(&case.weights), Arc::clone(&layout))
+        .for_seats(case.seats);
     let mut tensors = Vec::new();
     for (i, arg) in case.args.iter().enumerate() {
         tensors.push(match arg.source {
@@ -257,40 +288,59 @@ pub fn run_case(case: &Case, executor: &mut dyn Executor, precision: Precision) 
         }
     }
     let plan = executor.prepare(Arc::new(b.finish()?))?;
-    let state = executor.create_state(&layout)?;
-    for (i, index) in states.iter().enumerate() {
-        if let Some(index) = *index {
-            executor.write_state(state, index, &case.values(i))?;
+    let mut sessions = Vec::new();
+    for session in 0..case.sessions {
+        let state = executor.create_state(&layout)?;
+        for (i, index) in states.iter().enumerate() {
+            if let Some(index) = *index {
+                executor.write_state(state, index, &case.state_values(i, session))?;
+            }
         }
+        sessions.push(state);
     }
 
     let data: Vec<Vec<f32>> = (0..case.args.len()).map(|i| case.values(i)).collect();
-    let is_input = |i: &usize| case.args[*i].source == Source::Input;
-    let inputs: Vec<(Tensor, &[f32])> =
-        (0..case.args.len()).filter(is_input).map(|i| (tensors[i], &data[i][..])).collect();
-    let mut results: Vec<Option<Values>> = case.args.iter().map(room).collect();
+    let mut inputs: Vec<(Tensor, &[f32])> = Vec::new();
+    for i in (0..case.args.len()).filter(|i| case.args[*i].source == Source::Input) {
+        let seats = data[i].chunks_exact(data[i].len() / case.seats);
+        inputs.extend(seats.take(case.sessions).map(|values| (tensors[i], values)));
+    }
+    let mut results: Vec<Option<Values>> = case.args.iter().map(|arg| room(arg, case)).collect();
     let mut outputs: Vec<(Tensor, Output<'_>)> = Vec::new();
     for (i, result) in results.iter_mut().enumerate() {
+        let (t, of_state) = (tensors[i], case.args[i].source == Source::State);
         match result {
-            Some(Values::F32(v)) if case.args[i].source != Source::State => outputs.push((tensors[i], Output::F32(v))),
-            Some(Values::Bytes(v)) => outputs.push((tensors[i], Output::Bytes(v))),
+            Some(Values::F32(v)) if !of_state => {
+                let each = v.len() / case.sessions;
+                outputs.extend(v.chunks_exact_mut(each).map(|v| (t, Output::F32(v))));
+            }
+            Some(Values::Bytes(v)) => {
+                let each = v.len() / case.sessions;
+                outputs.extend(v.chunks_exact_mut(each).map(|v| (t, Output::Bytes(v))));
+            }
             _ => {}
         }
     }
-    let outputs = &mut outputs[..];
-    executor.run(Run { plan, state, inputs: &inputs, params: &case.params, outputs, profile: None })?;
+    let (outputs, params) = (&mut outputs[..], &case.all_params()[..]);
+    executor.run(Run { plan, states: &sessions, inputs: &inputs, params, outputs, profile: None })?;
     for (result, index) in results.iter_mut().zip(&states) {
         if let (Some(Values::F32(v)), Some(index)) = (result, *index) {
-            executor.read_state(state, index, v)?;
+            let each = v.len() / case.sessions;
+            for (part, state) in v.chunks_exact_mut(each).zip(&sessions) {
+                executor.read_state(*state, index, part)?;
+            }
         }
     }
-    executor.destroy_state(state);
+    sessions.into_iter().for_each(|state| executor.destroy_state(state));
     Ok(results.into_iter().flatten().collect())
 }
 
 /// Space for what an argument holds after the run; `None` if it is only read.
-fn room(arg: &Arg) -> Option<Values> {
-    let n = arg.shape.elements();
+fn room(arg: &Arg, case: &Case) -> Option<Values> {
+    let n = match arg.source {
+        Source::State => arg.shape.elements() * case.sessions,
+        _ => arg.shape.elements() / case.seats * case.sessions,
+    };
     arg.written.then(|| match arg.source {
         Source::Picture => Values::Bytes(vec![0; n]),
         _ => Values::F32(vec![0.0; n]),

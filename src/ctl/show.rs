@@ -47,6 +47,12 @@ fn worker(out: &mut String, w: &WorkerStatus) {
         100.0 * s.busy,
         s.state_bytes as f64 / f64::from(1 << 20)
     );
+    if s.deadlines > 0 {
+        let _ = writeln!(out, "missed   {} of {} frames in the last second", s.deadlines_missed, s.deadlines);
+    }
+    if !s.degraded.is_empty() {
+        let _ = writeln!(out, "capacity {:.0} % asked for, given up: {}", 100.0 * s.load, s.degraded);
+    }
 }
 
 pub fn sessions(sessions: &[SessionStatus]) -> String {

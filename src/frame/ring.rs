@@ -5,6 +5,7 @@
 //! block.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use super::layout::{Geometry, HEADER_USED, LOCK_BYTES, NEWEST_AT};
@@ -45,7 +46,7 @@ impl FrameMeta {
 
 /// The writing end, owned by the worker's session.
 pub struct FrameRing {
-    memory: SharedMemory,
+    memory: Arc<SharedMemory>,
     geometry: Geometry,
     /// Number of snapshots written; chooses the buffer.
     snapshots: u64,
@@ -61,7 +62,7 @@ impl FrameRing {
         latent_elements: usize,
     ) -> Result<(FrameRing, OwnedFd), RingError> {
         let geometry = Geometry::new(width, height, slots, LOCK_BYTES + snapshot::record_bytes_max(latent_elements))?;
-        let memory = SharedMemory::create("gamegend-frames", geometry.total_bytes())?;
+        let memory = Arc::new(SharedMemory::create("gamegend-frames", geometry.total_bytes())?);
         memory.write(0, &geometry.encode());
         let fd = memory.read_only_fd()?;
         Ok((FrameRing { memory, geometry, snapshots: 0 }, fd))
@@ -81,10 +82,27 @@ impl FrameRing {
     /// Panics if the picture has the wrong length: the session's scratch picture is made from the same geometry.
     pub fn publish(&mut self, meta: &FrameMeta, picture: &[u8]) {
         assert_eq!(picture.len(), self.geometry.frame_bytes(), "picture and ring are of one size");
-        self.begin(meta.tick);
+        let at = self.reserve(meta.tick);
+        self.memory.write(at, picture);
+        self.commit(meta);
+    }
+
+    /// The memory object, for a device that writes pictures there by itself.
+    pub fn memory(&self) -> &Arc<SharedMemory> {
+        &self.memory
+    }
+
+    /// Makes the slot of frame `tick` ready to be written by somebody else: `frame_bytes` bytes from the returned
+    /// offset on, a multiple of 64. Until [`commit`](Self::commit) readers find no whole frame there.
+    pub fn reserve(&mut self, tick: u64) -> usize {
+        self.begin(tick);
+        self.geometry.slot_at(tick) + LOCK_BYTES
+    }
+
+    /// The picture of frame `meta.tick` is whole, in the slot that [`reserve`](Self::reserve) gave: it is the newest.
+    pub fn commit(&mut self, meta: &FrameMeta) {
         let at = self.geometry.slot_at(meta.tick);
         self.memory.write(at + TIME_AT, &meta.encode());
-        self.memory.write(at + LOCK_BYTES, picture);
         self.memory.atomic_u64(at).store(2 * meta.tick + 2, Ordering::Release);
         self.memory.atomic_u64(NEWEST_AT).store(meta.tick + 1, Ordering::Release);
     }

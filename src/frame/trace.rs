@@ -39,6 +39,11 @@ pub enum Change {
     Began {
         tick: u64,
     },
+    /// So many denoising steps, with caches that were made anew from the newest latents.
+    Steps {
+        tick: u64,
+        steps: u32,
+    },
 }
 
 /// A bounded log of changes, kept encoded so that a snapshot is a copy.
@@ -144,6 +149,8 @@ pub enum Cue {
     Instruct { environment: Environment, text: Option<String> },
     /// The session went on from its snapshot here: all that is not in a snapshot is made anew.
     Reopen,
+    /// As [`Cue::Reopen`], with so many denoising steps from now on.
+    Steps(u32),
 }
 
 impl Script {
@@ -156,9 +163,10 @@ impl Script {
     pub fn cue(&mut self) -> Option<Cue> {
         loop {
             let due = match self.changes.front()? {
-                Change::Keys { tick, .. } | Change::Instruction { tick, .. } | Change::Began { tick } => {
-                    *tick <= self.tick
-                }
+                Change::Keys { tick, .. }
+                | Change::Instruction { tick, .. }
+                | Change::Began { tick }
+                | Change::Steps { tick, .. } => *tick <= self.tick,
                 Change::Continued { tick, from } => *tick <= self.tick || from.saturating_add(1) == self.tick,
             };
             if !due {
@@ -168,6 +176,7 @@ impl Script {
                 Change::Keys { keys, .. } => self.keys = keys,
                 Change::Instruction { environment, text, .. } => return Some(Cue::Instruct { environment, text }),
                 Change::Began { .. } => {}
+                Change::Steps { steps, .. } => return Some(Cue::Steps(steps)),
                 // At the very beginning the origin was read already.
                 Change::Continued { tick, .. } if tick <= self.begin => {}
                 Change::Continued { tick, .. } => {

@@ -153,7 +153,8 @@ pub fn peak(executor: &mut dyn Executor) -> Result<Peak, ComputeError> {
     let mut peak = Peak { flops: 0.0, bytes: 0.0 };
     for _ in 0..PEAK_RUNS {
         let mut profile = Profile::default();
-        let run = Run { plan, state, inputs: &[], params: &[], outputs: &mut [], profile: Some(&mut profile) };
+        let run =
+            Run { plan, states: &[state], inputs: &[], params: &[], outputs: &mut [], profile: Some(&mut profile) };
         executor.run(run)?;
         for entry in &profile.entries {
             let seconds = entry.time.as_secs_f64().max(1e-9);

@@ -3,13 +3,21 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use rayon::prelude::*;
+
 use super::limits::{HEIGHT_MAX, HEIGHT_MIN, WIDTH_MAX, WIDTH_MIN};
 use super::noise::Noise;
 use super::plans::{self, EncodePlan};
-use super::sampler::{Stream, StreamPlans};
+use super::sampler::{Part, Picture, SEATS, Stream, StreamPlans};
 use super::state::{FrameSize, SessionLayout};
 use super::{Environment, Keys, Model, ModelError};
-use crate::compute::{DType, DeviceInfo, Executor, Output, PlanId, Profile, Run, StateId, StateLayout};
+use crate::compute::{
+    DType, DeviceInfo, DeviceKind, Executor, Output, PlanId, Profile, Run, SharedId, StateId, StateLayout,
+};
+use crate::sys::shm::SharedMemory;
+
+/// Most sessions of one run on a GPU: beyond it nothing is gained, but everybody waits for the last.
+const BATCH_MAX: usize = 16;
 
 /// What a session is made from. With the keys and instructions of every tick it decides every frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +40,14 @@ pub struct VideoPrompt {
     pub kind: String,
     /// Latents of the control pictures, one a frame, from [`Engine::encode`] of pictures of the session's size.
     pub latents: Vec<Vec<f32>>,
+}
+
+/// A session's turn in a tick of several.
+pub struct Turn<'a> {
+    pub session: &'a mut Session,
+    pub keys: Keys,
+    /// Takes I420 of width * height * 3 / 2 bytes.
+    pub picture: Picture<'a>,
 }
 
 /// A running world. Belongs to the engine that opened it.
@@ -70,6 +86,10 @@ pub struct Engine {
     executor: Box<dyn Executor>,
     plans: HashMap<(FrameSize, u32), Arc<StreamPlans>>,
     encoders: HashMap<FrameSize, Encoder>,
+    /// Arithmetic of a frame, where it was asked for.
+    flops: HashMap<(FrameSize, u32), u64>,
+    /// Most sessions of one run.
+    batch_max: usize,
     /// The state of runs that belong to no session.
     no_session: Option<(StateId, Arc<StateLayout>)>,
 }
@@ -78,7 +98,10 @@ impl Engine {
     /// Uploads the weights. Errors: those of the device.
     pub fn new(model: Arc<Model>, mut executor: Box<dyn Executor>) -> Result<Engine, ModelError> {
         executor.load_weights(model.weights())?;
-        Ok(Engine { model, executor, plans: HashMap::new(), encoders: HashMap::new(), no_session: None })
+        // A processor gains nothing from a batch that would make up for the wait.
+        let batch_max = if executor.device().kind == DeviceKind::VulkanGpu { BATCH_MAX } else { 1 };
+        let (plans, encoders, flops) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Ok(Engine { model, executor, plans, encoders, flops, batch_max, no_session: None })
     }
 
     pub fn device(&self) -> &DeviceInfo {
@@ -110,6 +133,9 @@ impl Engine {
                 plans
             }
         };
+        // One more than there are: whoever holds the plans, but for the table of them.
+        let sessions = Arc::strong_count(&plans) - 1;
+        plans.prepare_batches(&mut *self.executor, sessions.next_power_of_two().min(self.batch_max))?;
         let stream = Stream::open(&plans, &mut *self.executor, &ids)?;
         let mut session = Session { stream, noise: Noise::new(spec.seed), frames: 0 };
         match self.set_instruction(&mut session, &Environment::default(), None) {
@@ -211,6 +237,16 @@ impl Engine {
         session.stream.set_video_prompt(&mut *self.executor, index, latents)
     }
 
+    /// Lets frames go straight into a memory object, see [`Picture::Shared`]. `None`: the device cannot.
+    pub fn share(&mut self, memory: &Arc<SharedMemory>) -> Result<Option<SharedId>, ModelError> {
+        Ok(self.executor.share(memory)?)
+    }
+
+    /// Takes a memory object back.
+    pub fn unshare(&mut self, shared: SharedId) {
+        self.executor.unshare(shared);
+    }
+
     /// Generates the next frame under `keys` into `picture`, I420 of width * height * 3 / 2 bytes.
     /// Errors: those of the device; the session is then of no more use.
     pub fn tick(
@@ -220,17 +256,86 @@ impl Engine {
         picture: &mut [u8],
         profile: Option<&mut Profile>,
     ) -> Result<(), ModelError> {
-        let size = session.stream.plans().size;
-        let bytes = size.width * size.height * 3 / 2;
-        if picture.len() != bytes {
-            let (found, allowed) = (format!("{} bytes", picture.len()), format!("{bytes} bytes"));
-            return Err(ModelError::Request { field: "picture", found, allowed });
-        }
+        self.tick_into(session, keys, Picture::Bytes(picture), profile)
+    }
+
+    /// [`Engine::tick`] with the picture anywhere.
+    pub fn tick_into(
+        &mut self,
+        session: &mut Session,
+        keys: Keys,
+        picture: Picture<'_>,
+        profile: Option<&mut Profile>,
+    ) -> Result<(), ModelError> {
+        check_picture(session.size(), &picture)?;
         let position = session.stream.position();
         session.noise.fill(position, session.stream.noise());
         session.stream.tick(&mut *self.executor, keys, picture, profile)?;
         session.frames += 1;
         Ok(())
+    }
+
+    /// Most sessions of one run; 1: no batches. At first as many as suit the device.
+    pub fn batch_max(&self) -> usize {
+        self.batch_max
+    }
+
+    /// Changes how many sessions one run may have. Frames do not depend on it.
+    pub fn set_batch_max(&mut self, most: usize) {
+        self.batch_max = most.clamp(1, SEATS[SEATS.len() - 1]);
+    }
+
+    /// Can the next frames of the two be made in one run?
+    pub fn go_together(&self, a: &Session, b: &Session) -> bool {
+        a.stream.goes_with(&b.stream)
+    }
+
+    /// [`Engine::tick`] for several sessions: those that go together share runs. Every frame is the same, bit for bit,
+    /// as if its session were alone.
+    ///
+    /// Errors: those of the device; then none of the sessions is of any more use.
+    pub fn tick_batch(&mut self, turns: Vec<Turn<'_>>, mut profile: Option<&mut Profile>) -> Result<(), ModelError> {
+        let mut left = turns;
+        while !left.is_empty() {
+            let first = left.remove(0);
+            let (mut group, rest): (Vec<_>, Vec<_>) =
+                left.into_iter().partition(|t| first.session.stream.goes_with(&t.session.stream));
+            left = rest;
+            group.insert(0, first);
+            while !group.is_empty() {
+                let rest = group.split_off(self.next_run(group.len()));
+                self.run_together(group, profile.as_deref_mut())?;
+                group = rest;
+            }
+        }
+        Ok(())
+    }
+
+    /// How many of `count` sessions that go together make the next run: as many as a plan has seats, or a few less.
+    /// Each vacant seat costs as much as one that is taken.
+    fn next_run(&self, count: usize) -> usize {
+        let count = count.min(self.batch_max);
+        let fitting = SEATS.iter().copied().find(|&seats| count <= seats).unwrap_or(count);
+        if count * 4 >= fitting * 3 { count } else { SEATS.iter().copied().rfind(|&s| s <= count).unwrap_or(1) }
+    }
+
+    fn run_together(&mut self, mut turns: Vec<Turn<'_>>, profile: Option<&mut Profile>) -> Result<(), ModelError> {
+        if let [turn] = &mut turns[..] {
+            return self.tick_into(turn.session, turn.keys, turn.picture.again(), profile);
+        }
+        for turn in &turns {
+            check_picture(turn.session.size(), &turn.picture)?;
+        }
+        turns.par_iter_mut().for_each(|turn| {
+            let (noise, position) = (turn.session.noise, turn.session.stream.position());
+            noise.fill(position, turn.session.stream.noise());
+        });
+        let mut parts = Vec::with_capacity(turns.len());
+        for Turn { session, keys, picture } in turns {
+            session.frames += 1;
+            parts.push(Part { stream: &mut session.stream, keys, picture });
+        }
+        Stream::tick_together(&mut *self.executor, &mut parts, profile)
     }
 
     /// Continues given frames: their latents [N, Z] (see [`Engine::encode`] and [`Engine::last_latent`]) with the keys
@@ -273,7 +378,7 @@ impl Engine {
             let outputs = &mut [(plan.latent, Output::F32(&mut latent))];
             self.executor.run(Run {
                 plan: *id,
-                state: state.0,
+                states: &[state.0],
                 inputs: &inputs,
                 params: &[],
                 outputs,
@@ -302,6 +407,18 @@ impl Engine {
         session.stream.latent()
     }
 
+    /// Arithmetic of a frame, the first one of a session aside. Errors: a size that is not allowed.
+    pub fn tick_flops(&mut self, width: u32, height: u32, steps: u32) -> Result<u64, ModelError> {
+        let size = frame_size(width, height)?;
+        let key = (size, steps);
+        if let Some(flops) = self.flops.get(&key) {
+            return Ok(*flops);
+        }
+        let flops = plans::tick_flops(&self.model, size, steps, self.device().precision)?;
+        self.flops.insert(key, flops);
+        Ok(flops)
+    }
+
     /// Device memory that a session needs for its state in bytes; 0 for a size that is not allowed.
     pub fn state_bytes(&self, spec: &SessionSpec) -> usize {
         let precision = self.device().precision;
@@ -309,6 +426,17 @@ impl Engine {
             SessionLayout::new(self.model.config(), size, spec.steps as usize, precision).layout.bytes()
         })
     }
+}
+
+/// Errors: room for a picture that is not one of I420 of this size.
+fn check_picture(size: FrameSize, picture: &Picture<'_>) -> Result<(), ModelError> {
+    let bytes = size.width * size.height * 3 / 2;
+    let picture = match picture {
+        Picture::Bytes(picture) if picture.len() != bytes => picture,
+        _ => return Ok(()),
+    };
+    let (found, allowed) = (format!("{} bytes", picture.len()), format!("{bytes} bytes"));
+    Err(ModelError::Request { field: "picture", found, allowed })
 }
 
 /// Errors: a latent that is not `length` numbers long.

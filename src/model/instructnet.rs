@@ -11,7 +11,6 @@
 use super::config::{InstructConfig, MsditConfig};
 use super::msdit::{Tick, cross_attention, cross_attention_tensors, linear};
 use super::net::{Fuse, Net};
-use super::state::SessionLayout;
 use super::weights::Expected;
 use crate::compute::op::{Act, Add, NormKind};
 use crate::compute::{ComputeError, View};
@@ -45,29 +44,31 @@ pub fn expected(c: &InstructConfig, head_dim: usize) -> Vec<Expected> {
     all
 }
 
-/// Scale, shift and gate [1, 3D] of the fusion blocks in order: the same for all passes of a tick.
+/// Scale, shift and gate of the fusion blocks in order, for each [seats, 3D]: the same for all passes of a tick.
 #[derive(Clone, Copy)]
 pub struct Actions {
     all: View,
     every: usize,
+    seats: usize,
 }
 
-/// The keys of this frame and of the one before [1, 2A], as every fusion block wants them.
+/// The keys of this frame and of the one before [seats, 2A], as every fusion block wants them.
 pub fn actions(net: &mut Net, c: &InstructConfig, keys: View) -> Result<Actions, ComputeError> {
     let d = c.hidden_size;
     let blocks: Vec<usize> = (0..c.num_layers).filter(|&i| c.applies(i)).collect();
     net.at(COMPONENT, |net| {
-        let all = net.temp("operation", blocks.len(), 3 * d); // [blocks, 3D]
-        let a = net.linear("action_embed.linear_1", keys, Fuse::act(Act::Silu))?; // [1, Da]
-        let a = net.linear("action_embed.linear_2", a, Fuse::default())?; // [1, Da]
+        let seats = net.seats();
+        let all = net.temp("operation", blocks.len() * seats, 3 * d); // [blocks * seats, 3D]
+        let a = net.linear("action_embed.linear_1", keys, Fuse::act(Act::Silu))?; // [seats, Da]
+        let a = net.linear("action_embed.linear_2", a, Fuse::default())?; // [seats, Da]
         net.probe("action_embed", a)?;
         for (n, i) in blocks.into_iter().enumerate() {
             net.at(&format!("blocks.{i}.operation"), |net| {
-                let x = net.linear("linear_1", a, Fuse::act(Act::Silu))?; // [1, Da]
-                net.linear("linear_2", x, Fuse::into(all.rows(n, 1))) // [1, 3D]
+                let x = net.linear("linear_1", a, Fuse::act(Act::Silu))?; // [seats, Da]
+                net.linear("linear_2", x, Fuse::into(all.rows(n * seats, seats))) // [seats, 3D]
             })?;
         }
-        Ok(Actions { all, every: c.every })
+        Ok(Actions { all, every: c.every, seats })
     })
 }
 
@@ -107,19 +108,12 @@ pub fn video_features(
 }
 
 /// Fusion after transformer block `i`, in place on `h` [N, D]. Returns whether there is one.
-pub fn fuse(
-    net: &mut Net,
-    (c, state): (&MsditConfig, &SessionLayout),
-    i: usize,
-    h: View,
-    tick: &Tick,
-) -> Result<bool, ComputeError> {
-    let Some(keys) = state.instruct_keys[i] else {
+pub fn fuse(net: &mut Net, c: &MsditConfig, i: usize, h: View, tick: &Tick) -> Result<bool, ComputeError> {
+    let Some(keys) = tick.instruct_keys[i] else {
         return Ok(false);
     };
-    let d = c.hidden_size;
-    let film = tick.actions.all.rows(i / tick.actions.every, 1); // [1, 3D]
-    let keys = net.state(keys); // [L, 2D]
+    let (d, seats) = (c.hidden_size, tick.actions.seats);
+    let film = tick.actions.all.rows(i / tick.actions.every * seats, seats); // [seats, 3D]
     net.at(&format!("{COMPONENT}.blocks.{i}"), |net| {
         let (scale, shift, gate) = (film.columns(0, d), film.columns(d, d), film.columns(2 * d, d));
         let x = net.norm("operation.norm", h, NormKind::Film { scale, shift, gate }, c.norm_eps)?; // [N, D]

@@ -6,7 +6,8 @@
 //! 2407.01392), and so is the step size, which makes few steps possible (shortcut models, arXiv 2410.12557).
 //!
 //! N tokens (latent places) of a frame; D `hidden_size`; H heads of hd; Z latent channels; Dt text channels; L text
-//! tokens; E condition channels; W window; S passes whose modulation is computed together.
+//! tokens; E condition channels; W window; S passes whose modulation is computed together. With several seats (see
+//! [`Net::for_seats`]) there are as many times N tokens and L text tokens.
 
 use super::config::MsditConfig;
 use super::instructnet::{Actions, VideoFeatures, fuse};
@@ -158,11 +159,43 @@ impl Condition {
     }
 }
 
-/// Modulation of some passes: rows [S * layers * 9, D] for the blocks, [S, 2D] for the head.
+/// Modulation of some passes: of each seat rows [S * layers * 9, D] for the blocks and [S, 2D] for the head.
 #[derive(Clone, Copy)]
 pub struct Modulation {
     pub blocks: View,
     pub head: View,
+    pub seats: usize,
+}
+
+impl Modulation {
+    /// Modulation of block `i` of `layers` in pass `s`.
+    fn block(&self, s: usize, i: usize, layers: usize) -> BlockModulation {
+        BlockModulation { all: *self, first: (s * layers + i) * MODULATIONS }
+    }
+
+    /// Shift and scale [seats, 2D] of the head in pass `s`.
+    fn head(&self, s: usize) -> View {
+        each_seat(&self.head, s, self.seats)
+    }
+}
+
+/// Shift, scale and gate of the parts of one block.
+#[derive(Clone, Copy)]
+struct BlockModulation {
+    all: Modulation,
+    first: usize,
+}
+
+impl BlockModulation {
+    /// Number `j` of the nine of every seat [seats, D].
+    fn row(&self, j: usize) -> View {
+        each_seat(&self.all.blocks, self.first + j, self.all.seats)
+    }
+}
+
+/// Row `row` of every seat's rows.
+fn each_seat(all: &View, row: usize, seats: usize) -> View {
+    View { offset: all.offset + row * all.stride, rows: seats, stride: all.rows / seats * all.stride, ..*all }
 }
 
 /// Mean over the first `count` rows of `text` [L, Dt], projected: [1, D].
@@ -218,8 +251,15 @@ pub fn cross_keys(net: &mut Net, text: View, heads: usize, keys: View, eps: f32)
 }
 
 /// The parts of a plan that all passes of a tick share.
-#[derive(Clone, Copy)]
 pub struct Tick {
+    /// Position embedding of the tokens [seats * N, D], with the video prompt in it if there is one.
+    pub start: View,
+    /// Spatial rotary tables [N, hd].
+    pub rope_space: Rope,
+    /// Keys and values of the prompt [seats * L, 2D], for every block that attends to it.
+    pub text_keys: Vec<Option<View>>,
+    /// Those of the instruction, for every block that a fusion block follows.
+    pub instruct_keys: Vec<Option<View>>,
     /// Number of text tokens, number of instruction tokens.
     pub text_count: Param,
     pub instruct_count: Param,
@@ -243,23 +283,21 @@ pub fn pass(
     (modulation, s): (Modulation, usize),
     tick: &Tick,
 ) -> Result<View, ComputeError> {
-    let position = net.state(state.position); // [N, D]
-    let start = tick.video.map_or(position, |video| video.embedded); // [N, D]
     let h = net.at(COMPONENT, |net| {
-        let fuse = Fuse { res: Some(start), ..Fuse::default() };
+        let fuse = Fuse { res: Some(tick.start), ..Fuse::default() };
         net.linear("proj_in", tokens, fuse) // [N, D]
     })?;
     net.probe("tokens", h)?;
     for i in 0..c.num_layers {
-        let m = modulation.blocks.rows((s * c.num_layers + i) * MODULATIONS, MODULATIONS); // [9, D]
+        let m = modulation.block(s, i, c.num_layers);
         net.at(&format!("{COMPONENT}.transformer_blocks.{i}"), |net| block(net, (c, state), i, h, m, tick))?;
         net.probe(&format!("block.{i}"), h)?;
-        if fuse(net, (c, state), i, h, tick)? {
+        if fuse(net, c, i, h, tick)? {
             net.probe(&format!("instruct.{i}"), h)?;
         }
     }
     let d = c.hidden_size;
-    let head = modulation.head.rows(s, 1); // [1, 2D]
+    let head = modulation.head(s); // [seats, 2D]
     net.at(COMPONENT, |net| {
         let kind = NormKind::Modulate { shift: head.columns(0, d), scale: head.columns(d, d) };
         let x = net.norm("norm_out.norm", h, kind, c.norm_eps)?; // [N, D]
@@ -267,22 +305,21 @@ pub fn pass(
     })
 }
 
-/// One block, in place on `h` [N, D]; `m` [9, D] has shift, scale and gate of each part.
+/// One block, in place on `h` [N, D]; `m` has shift, scale and gate of each part.
 fn block(
     net: &mut Net,
     (c, state): (&MsditConfig, &SessionLayout),
     i: usize,
     h: View,
-    m: View,
+    m: BlockModulation,
     tick: &Tick,
 ) -> Result<(), ComputeError> {
-    let part = |j: usize| NormKind::Modulate { shift: m.rows(3 * j, 1), scale: m.rows(3 * j + 1, 1) };
-    let gate = |j: usize| Some(m.rows(3 * j + 2, 1)); // [1, D]
+    let part = |j: usize| NormKind::Modulate { shift: m.row(3 * j), scale: m.row(3 * j + 1) };
+    let gate = |j: usize| Some(m.row(3 * j + 2)); // [seats, D]
     let (heads, scale) = (c.heads(), 1.0 / (c.head_dim as f32).sqrt());
 
     let x = net.norm("spatial_attn.norm", h, part(0), c.norm_eps)?; // [N, D]
-    let rope = state.rope_space(net);
-    let (q, k, v) = net.at("spatial_attn", |net| queries_keys_values(net, c, x, rope))?; // 3 x [N, D]
+    let (q, k, v) = net.at("spatial_attn", |net| queries_keys_values(net, c, x, tick.rope_space))?; // 3 x [N, D]
     let y = net.at("spatial_attn", |net| net.attention(q, (k, v), heads, scale, None, None))?; // [N, D]
     net.linear("spatial_attn.to_out", y, Fuse::add_to(h, gate(0)))?; // [N, D]
 
@@ -293,8 +330,7 @@ fn block(
     })?;
     net.linear("temporal_attn.to_out", y, Fuse::add_to(h, gate(1)))?; // [N, D]
 
-    if let Some(keys) = state.text_keys[i] {
-        let keys = net.state(keys); // [L, 2D]
+    if let Some(keys) = tick.text_keys[i] {
         net.at("cross_attn", |net| cross_attention(net, c, h, keys, tick.text_count))?;
     }
 

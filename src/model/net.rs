@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use crate::compute::op::{
-    Act, Attention, Conv3x3, Copy, HeadNorm, Linear, Norm, NormKind, Op, RingAttention, RingWrite, Rope,
+    Act, Attention, Conv3x3, Copy, Groups, HeadNorm, Linear, Norm, NormKind, Op, RingAttention, RingWrite, Rope,
 };
 use crate::compute::{ComputeError, Param, Plan, PlanBuilder, Precision, StateLayout, Tensor, View, WeightSet};
 
@@ -68,8 +68,19 @@ impl Net {
         state: &Arc<StateLayout>,
         probing: bool,
     ) -> Net {
+        Net::for_seats(name, precision, (weights, state), probing, 1)
+    }
+
+    /// A plan for several sessions at once. Everywhere below the rows of all of them follow one another, seat by seat.
+    pub fn for_seats(
+        name: &str,
+        precision: Precision,
+        (weights, state): (&Arc<WeightSet>, &Arc<StateLayout>),
+        probing: bool,
+        seats: usize,
+    ) -> Net {
         Net {
-            builder: PlanBuilder::new(name, precision, weights.clone(), state.clone()),
+            builder: PlanBuilder::new(name, precision, weights.clone(), state.clone()).for_seats(seats),
             weights: weights.clone(),
             path: String::new(),
             label: String::new(),
@@ -102,6 +113,22 @@ impl Net {
     /// The whole of a tensor as a matrix.
     pub fn view(&self, t: Tensor) -> View {
         self.builder.view(t)
+    }
+
+    /// Sessions of the plan.
+    pub fn seats(&self) -> usize {
+        self.builder.tensors().seats()
+    }
+
+    /// What every seat's session has in its state [R, C], one after the other [seats * R, C]. With one seat it is the
+    /// state itself, else a copy of it.
+    pub fn gather(&mut self, name: &str, state: View) -> Result<View, ComputeError> {
+        if self.seats() == 1 {
+            return Ok(state);
+        }
+        let y = self.temp(name, self.seats() * state.rows, state.cols);
+        self.push(&format!("{name}.gather"), Copy { x: state, y })?;
+        Ok(y)
     }
 
     /// A tensor of the session's state as a matrix.
@@ -148,7 +175,7 @@ impl Net {
         Ok(y)
     }
 
-    /// `name.weight` [Cout, 3, 3, Cin] and `name.bias`: `x` [h * w, Cin] -> [h * w, Cout].
+    /// `name.weight` [Cout, 3, 3, Cin] and `name.bias`: `x` [h * w, Cin] -> [h * w, Cout], for one picture or more.
     pub fn conv3x3(
         &mut self,
         name: &str,
@@ -190,7 +217,8 @@ impl Net {
         self.push(name, HeadNorm { x, heads, weight, rope, eps })
     }
 
-    /// Attention of `q` [Lq, D] to the first `key_count` rows of `k` and `v` [Lk, D], into a new temporary.
+    /// Attention of `q` [Lq, D] to the first `key_count` rows of `k` and `v` [Lk, D], into a new temporary; with
+    /// several seats each attends to its own.
     pub fn attention(
         &mut self,
         q: View,
@@ -201,7 +229,8 @@ impl Net {
         bias: Option<Tensor>,
     ) -> Result<View, ComputeError> {
         let y = self.temp("attention", q.rows, q.cols);
-        self.push("attention", Attention { q, k, v, heads, scale, key_count, bias, y })?;
+        let groups = Groups::blocks(self.seats());
+        self.push("attention", Attention { q, k, v, heads, scale, key_count, bias, groups, y })?;
         Ok(y)
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::Model;
 use super::config::Config;
 use super::instructnet;
-use super::msdit::{self, Condition, MODULATIONS, Modulation, Tick};
+use super::msdit::{self, Condition, Geometry, MODULATIONS, Modulation, Tick};
 use super::net::{Net, Recorded};
 use super::state::{FrameSize, SessionLayout};
 use super::{t5, vae};
@@ -27,6 +27,8 @@ pub struct PlanContext<'a> {
     pub precision: Precision,
     /// Keep intermediate values; see [`Net::probe`].
     pub probing: bool,
+    /// Sessions that the plan works on at once; only for frames with one before.
+    pub seats: usize,
 }
 
 impl PlanContext<'_> {
@@ -35,8 +37,12 @@ impl PlanContext<'_> {
     }
 
     fn net(&self, name: &str) -> Net {
-        let name = format!("{name} {}x{}", self.size.width, self.size.height);
-        Net::new(&name, self.precision, self.model.weights(), &self.layout.layout, self.probing)
+        let mut name = format!("{name} {}x{}", self.size.width, self.size.height);
+        if self.seats > 1 {
+            name = format!("{name} for {}", self.seats);
+        }
+        let tensors = (self.model.weights(), &self.layout.layout);
+        Net::for_seats(&name, self.precision, tensors, self.probing, self.seats)
     }
 
     fn latent(&self) -> (usize, usize) {
@@ -48,8 +54,9 @@ impl PlanContext<'_> {
         h * w
     }
 
+    /// An input of `rows` rows for each seat.
     fn input(&self, net: &mut Net, name: &str, rows: usize, cols: usize) -> View {
-        let t = net.builder().input(name, &[rows, cols], self.precision.dtype());
+        let t = net.builder().input(name, &[self.seats * rows, cols], self.precision.dtype());
         net.view(t)
     }
 }
@@ -130,7 +137,7 @@ pub fn instruction_plan(x: &PlanContext<'_>) -> Result<InstructionPlan, ComputeE
 }
 
 /// What every plan that passes a frame through the transformer is given. Params, in order: tokens of the prompt, tokens
-/// of the instruction, slot of the ring, frames in the ring with this one.
+/// of the instruction, slot of the ring, frames in the ring with this one. With several seats each has its own of all.
 pub struct FrameInputs {
     /// [N, 2Z]: the noisy latent, then the frame before or the noise that is mixed into it.
     pub tokens: Tensor,
@@ -145,7 +152,31 @@ pub struct FrameInputs {
     pub video: Option<Tensor>,
 }
 
-/// One tick: all denoising steps of a frame, and its way to a picture.
+/// Rotary tables of the tokens' places.
+fn rope_space(x: &PlanContext<'_>, net: &mut Net) -> Rope {
+    let m = &x.config().msdit;
+    let Geometry { cos, sin, .. } = msdit::geometry(m, x.latent());
+    let dims = [x.tokens(), m.head_dim];
+    let [cos, sin] = [("rope_space_cos", cos), ("rope_space_sin", sin)].map(|(n, v)| net.builder().table(n, &dims, v));
+    Rope { cos, sin, each: 1 }
+}
+
+/// Keys and values of a text, of all seats, for the blocks that attend to it.
+fn gather_keys(net: &mut Net, name: &str, all: &[Option<usize>]) -> Result<Vec<Option<View>>, ComputeError> {
+    let mut views = Vec::with_capacity(all.len());
+    for (i, index) in all.iter().enumerate() {
+        views.push(match *index {
+            None => None,
+            Some(index) => {
+                let own = net.state(index); // [L, 2D]
+                Some(net.gather(&format!("{name}.{i}"), own)?) // [seats * L, 2D]
+            }
+        });
+    }
+    Ok(views)
+}
+
+/// One tick: all denoising steps of a frame, and its way to a picture. With several seats there is one frame of each.
 pub struct TickPlan {
     pub recorded: Recorded,
     pub inputs: FrameInputs,
@@ -167,27 +198,39 @@ fn frame_inputs(
     let [text_count, instruct_count, slot, ring_count] = params;
     let tokens = x.input(net, "tokens", x.tokens(), 2 * m.latent_channels); // [N, 2Z]
     let keys = x.input(net, "keys", 1, 2 * c.instruct.action_count); // [1, 2A]
-    let cos = net.builder().input("rope_time_cos", &[1, m.head_dim], DType::F32);
-    let sin = net.builder().input("rope_time_sin", &[1, m.head_dim], DType::F32);
-    let rope_time = Rope { cos, sin };
+    let cos = net.builder().input("rope_time_cos", &[x.seats, m.head_dim], DType::F32);
+    let sin = net.builder().input("rope_time_sin", &[x.seats, m.head_dim], DType::F32);
+    let rope_time = Rope { cos, sin, each: x.tokens() };
+    let rope_space = rope_space(x, net);
     let actions = instructnet::actions(net, &c.instruct, keys)?;
     let latent = kind.map(|_| x.input(net, "video_prompt", x.tokens(), m.latent_channels)); // [N, Z]
+    let position = net.state(x.layout.position); // [N, D]
+    let position = net.gather("position", position)?;
     let video = match kind.zip(latent) {
         None => None,
-        Some((kind, latent)) => {
-            let position = net.state(x.layout.position); // [N, D]
-            Some(instructnet::video_features(net, &c.instruct, kind, latent, position)?)
-        }
+        Some((kind, latent)) => Some(instructnet::video_features(net, &c.instruct, kind, latent, position)?),
     };
-    let tick = Tick { text_count, instruct_count, slot, ring_count, rope_time, actions, video };
+    let tick = Tick {
+        start: video.map_or(position, |video| video.embedded),
+        rope_space,
+        text_keys: gather_keys(net, "text_keys", &x.layout.text_keys)?,
+        instruct_keys: gather_keys(net, "instruct_keys", &x.layout.instruct_keys)?,
+        text_count,
+        instruct_count,
+        slot,
+        ring_count,
+        rope_time,
+        actions,
+        video,
+    };
     let (modulation, conditions) = match steps {
-        None => (x.layout.modulation(net), None),
+        None => (x.layout.gather_modulation(net)?, None),
         Some(steps) => {
             let steps = steps as usize;
             let conditions = x.input(net, "conditions", steps, m.condition_channels()); // [S, E]
             let blocks = net.temp("modulation", steps * m.num_layers * MODULATIONS, m.hidden_size);
             let head = net.temp("head_modulation", steps, 2 * m.hidden_size); // [S, 2D]
-            let modulation = Modulation { blocks, head };
+            let modulation = Modulation { blocks, head, seats: 1 };
             let pooled = net.state(x.layout.text_pool); // [1, D]
             msdit::modulate(net, m, conditions, pooled, modulation)?;
             (modulation, Some(conditions.tensor))
@@ -209,7 +252,8 @@ pub fn tick_plan(x: &PlanContext<'_>, steps: u32, first: bool, kind: Option<&str
     let (inputs, tokens, tick, modulation) = frame_inputs(x, &mut net, first.then_some(steps), kind)?;
     let z = m.latent_channels;
     let (latent, context) = (tokens.columns(0, z), tokens.columns(z, z)); // 2 x [N, Z]
-    let previous = net.state(x.layout.previous); // [N, Z]
+    let own_previous = net.state(x.layout.previous); // [N, Z]
+    let previous = net.gather("previous", own_previous)?; // [seats * N, Z]
     let noise = c.scheduler.context_noise;
     let norm = 1.0 / (1.0 + noise * noise).sqrt();
     net.push("context", Axpy { x: context, v: previous, alpha: noise * norm, beta: norm, y: context })?;
@@ -221,13 +265,20 @@ pub fn tick_plan(x: &PlanContext<'_>, steps: u32, first: bool, kind: Option<&str
     net.label = "decode: ".to_string();
     let kept = net.temp("latent", latent.rows, z); // [N, Z]
     net.push("latent", Copy { x: latent, y: kept })?;
-    net.push("previous", Copy { x: latent, y: previous })?;
+    net.push("previous", Copy { x: latent, y: own_previous })?;
     net.builder().output(kept.tensor);
     let features = vae::decode_memory(&mut net, &c.vae, kept, x.latent(), x.layout.decoder, first)?;
     let scale = x.size.scale(&c.vae);
     let features = vae::decode_frame(&mut net, &c.vae, features, scale)?; // [8h * 8w, 48 scale^2]
     let picture = features.to_i420(&mut net, scale * c.vae.patch_size, x.size.width, x.size.height)?;
     Ok(TickPlan { recorded: net.finish()?, inputs, picture, latent: kept.tensor })
+}
+
+/// Arithmetic of a tick in floating-point operations.
+pub fn tick_flops(model: &Model, size: FrameSize, steps: u32, precision: Precision) -> Result<u64, ComputeError> {
+    let layout = SessionLayout::new(model.config(), size, steps as usize, precision);
+    let context = PlanContext { model, layout: &layout, size, precision, probing: false, seats: 1 };
+    Ok(tick_plan(&context, steps, false, None)?.recorded.plan.flops())
 }
 
 /// One pass of a frame that is given: its keys and values go into the rings, and the decoder remembers it.

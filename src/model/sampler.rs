@@ -12,7 +12,7 @@ use super::net::Recorded;
 use super::plans::{self, FrameInputs, InstructionPlan, PlanContext, PromptPlan, SeedPlan, TickPlan};
 use super::state::{FrameSize, SessionLayout};
 use super::{Model, ModelError, t5};
-use crate::compute::{Executor, Output, PlanId, Profile, Run, StateId, Tensor};
+use crate::compute::{Executor, Output, PlanId, Profile, Run, SharedId, StateId, Tensor};
 
 /// A plan and its number on the executor.
 struct Ready<P> {
@@ -26,6 +26,8 @@ struct Ready<P> {
 struct FramePlans {
     first: OnceLock<Ready<TickPlan>>,
     next: OnceLock<Ready<TickPlan>>,
+    /// As `next` for the numbers of seats in [`SEATS`].
+    batches: [OnceLock<Ready<TickPlan>>; SEATS.len()],
     /// Without and with a frame before.
     seed: [OnceLock<Ready<SeedPlan>>; 2],
 }
@@ -45,6 +47,9 @@ pub struct StreamPlans {
     /// Without a video prompt, then with one of each kind that the model knows.
     frames: Vec<FramePlans>,
 }
+
+/// Numbers of seats for which there are plans of several sessions.
+pub const SEATS: [usize; 7] = [2, 4, 8, 16, 32, 64, 128];
 
 /// The place of the plans without a video prompt in [`StreamPlans::frames`].
 const PLAIN: usize = 0;
@@ -77,7 +82,7 @@ impl StreamPlans {
     ) -> Result<StreamPlans, ModelError> {
         let precision = executor.device().precision;
         let layout = Arc::new(SessionLayout::new(model.config(), size, steps as usize, precision));
-        let x = PlanContext { model, layout: &layout, size, precision, probing };
+        let x = PlanContext { model, layout: &layout, size, precision, probing, seats: 1 };
         let config = model.config();
         let (h, w) = size.latent(&config.vae);
         let plans = StreamPlans {
@@ -100,7 +105,32 @@ impl StreamPlans {
 
     fn context(&self, executor: &dyn Executor) -> PlanContext<'_> {
         let (precision, size, probing) = (executor.device().precision, self.size, self.probing);
-        PlanContext { model: &self.model, layout: &self.layout, size, precision, probing }
+        PlanContext { model: &self.model, layout: &self.layout, size, precision, probing, seats: 1 }
+    }
+
+    /// The plan of a tick of up to [`SEATS`]`[index]` sessions that have a frame already.
+    fn batch(&self, executor: &mut dyn Executor, index: usize, place: usize) -> Result<&Ready<TickPlan>, ModelError> {
+        let slot = &self.frames[place].batches[index];
+        if let Some(plan) = slot.get() {
+            return Ok(plan);
+        }
+        let context = PlanContext { seats: SEATS[index], ..self.context(executor) };
+        let recorded = plans::tick_plan(&context, self.steps, false, self.kind(place))?;
+        let plan = ready(executor, recorded, |p| &p.recorded)?;
+        Ok(slot.get_or_init(|| plan))
+    }
+
+    /// Records the plans for batches of up to `most` sessions, so that no tick has to.
+    pub fn prepare_batches(&self, executor: &mut dyn Executor, most: usize) -> Result<(), ModelError> {
+        for (place, frames) in self.frames.iter().enumerate() {
+            // A kind of video prompt is prepared for when it is first used.
+            if frames.next.get().is_some() {
+                for index in 0..SEATS.iter().take_while(|&&seats| seats <= most).count() {
+                    self.batch(executor, index, place)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The kind of video prompt that belongs to a place in `frames`.
@@ -163,6 +193,37 @@ struct Video {
     latents: std::vec::IntoIter<Vec<f32>>,
 }
 
+/// One session's part in a tick of several.
+pub struct Part<'a> {
+    pub stream: &'a mut Stream,
+    pub keys: Keys,
+    pub picture: Picture<'a>,
+}
+
+/// Where the I420 bytes of a frame go.
+pub enum Picture<'a> {
+    Bytes(&'a mut [u8]),
+    /// Into shared memory, from an offset on.
+    Shared(SharedId, usize),
+}
+
+impl<'a> Picture<'a> {
+    fn output(self) -> Output<'a> {
+        match self {
+            Picture::Bytes(bytes) => Output::Bytes(bytes),
+            Picture::Shared(memory, offset) => Output::Shared { memory, offset },
+        }
+    }
+
+    /// The same place once more.
+    pub fn again(&mut self) -> Picture<'_> {
+        match self {
+            Picture::Bytes(bytes) => Picture::Bytes(bytes),
+            Picture::Shared(memory, offset) => Picture::Shared(*memory, *offset),
+        }
+    }
+}
+
 /// One session's progress.
 pub struct Stream {
     plans: Arc<StreamPlans>,
@@ -208,18 +269,14 @@ impl Stream {
     fn encode_prompt(&mut self, executor: &mut dyn Executor, ids: &[u32]) -> Result<(), ModelError> {
         let plans = self.plans.clone();
         let config = plans.model.config();
-        let mut geometry = msdit::geometry(&config.msdit, plans.size.latent(&config.vae));
-        let features = std::mem::take(&mut geometry.features);
-        for (index, values) in plans.layout.tables(geometry) {
-            executor.write_state(self.state, index, &values)?;
-        }
+        let features = msdit::geometry(&config.msdit, plans.size.latent(&config.vae)).features;
         let (length, Ready { plan, id }) = plans.prompt(executor, ids.len())?;
         let words = t5::embed(&config.text, plans.model.words(), ids, length);
         let conditions = plans::tick_conditions(config, plans.tokens, plans.steps, false);
         let inputs = [(plan.words, &words[..]), (plan.features, &features), (plan.conditions, &conditions)];
         let run = Run {
             plan: *id,
-            state: self.state,
+            states: &[self.state],
             inputs: &inputs,
             params: &[self.text_count],
             outputs: &mut [],
@@ -235,7 +292,7 @@ impl Stream {
         let Ready { plan, id } = &self.plans.instruction;
         let run = Run {
             plan: *id,
-            state: self.state,
+            states: &[self.state],
             inputs: &[(plan.words, &words)],
             params: &[ids.len() as u32],
             outputs: &mut [],
@@ -291,12 +348,12 @@ impl Stream {
         &mut self.tokens
     }
 
-    /// The next frame under `keys`, from the noise that was put into [`Stream::noise`]. `picture` takes I420 bytes.
+    /// The next frame under `keys`, from the noise that was put into [`Stream::noise`]. `picture` takes its bytes.
     pub fn tick(
         &mut self,
         executor: &mut dyn Executor,
         keys: Keys,
-        picture: &mut [u8],
+        picture: Picture<'_>,
         profile: Option<&mut Profile>,
     ) -> Result<(), ModelError> {
         let plans = self.plans.clone();
@@ -313,14 +370,53 @@ impl Stream {
         let frame = self.frame(&plans, keys);
         let run = Run {
             plan: *id,
-            state: self.state,
+            states: &[self.state],
             inputs: &inputs(&plan.inputs, &self.tokens, &frame, (&conditions, &video)),
             params: &self.params(),
-            outputs: &mut [(plan.picture, Output::Bytes(picture)), (plan.latent, Output::F32(&mut self.latent))],
+            outputs: &mut [(plan.picture, picture.output()), (plan.latent, Output::F32(&mut self.latent))],
             profile,
         };
         run_probed(executor, &plan.recorded, &mut self.probes, run)?;
         self.advance(keys);
+        Ok(())
+    }
+
+    /// Can the two make their next frames in one batch? They need plans of one size and number of steps, a frame
+    /// before, and video prompts of one kind or none.
+    pub fn goes_with(&self, other: &Stream) -> bool {
+        let ready = |s: &Stream| s.position > 0 && !s.plans.probing;
+        let place = |s: &Stream| s.video.as_ref().filter(|v| v.latents.len() > 0).map_or(PLAIN, |v| v.place);
+        Arc::ptr_eq(&self.plans, &other.plans) && ready(self) && ready(other) && place(self) == place(other)
+    }
+
+    /// The next frames of several sessions, each from the noise in its [`Stream::noise`], in one run. All of them must
+    /// go with one another ([`Stream::goes_with`]); there are at most as many as the last of [`SEATS`].
+    pub fn tick_together(
+        executor: &mut dyn Executor,
+        parts: &mut [Part<'_>],
+        profile: Option<&mut Profile>,
+    ) -> Result<(), ModelError> {
+        if let [part] = parts {
+            return part.stream.tick(executor, part.keys, part.picture.again(), profile);
+        }
+        let plans = parts[0].stream.plans.clone();
+        let index = SEATS.iter().position(|&seats| parts.len() <= seats).unwrap_or(SEATS.len() - 1);
+        let videos: Vec<_> = parts.iter_mut().map(|part| part.stream.video_frame()).collect();
+        let Ready { plan, id } = plans.batch(executor, index, videos[0].0)?;
+        let frames: Vec<_> = parts.iter().map(|part| part.stream.frame(&plans, part.keys)).collect();
+        let states: Vec<StateId> = parts.iter().map(|part| part.stream.state).collect();
+        let params: Vec<u32> = parts.iter().flat_map(|part| part.stream.params()).collect();
+        let mut given = Vec::new();
+        let mut outputs = Vec::new();
+        for (part, (frame, (_, video))) in parts.iter_mut().zip(frames.iter().zip(&videos)) {
+            let Stream { tokens, latent, .. } = &mut *part.stream;
+            given.extend(inputs(&plan.inputs, tokens, frame, (&[], video)));
+            outputs.push((plan.picture, part.picture.again().output()));
+            outputs.push((plan.latent, Output::F32(latent)));
+        }
+        let (inputs, params, outputs) = (&given[..], &params[..], &mut outputs[..]);
+        executor.run(Run { plan: *id, states: &states, inputs, params, outputs, profile })?;
+        parts.iter_mut().for_each(|part| part.stream.advance(part.keys));
         Ok(())
     }
 
@@ -368,7 +464,7 @@ impl Stream {
         let frame = self.frame(&plans, keys);
         let run = Run {
             plan: *id,
-            state: self.state,
+            states: &[self.state],
             inputs: &inputs(&plan.inputs, &self.tokens, &frame, (condition, &video)),
             params: &self.params(),
             outputs: &mut [(plan.velocity, Output::F32(velocity))],
@@ -449,6 +545,7 @@ fn run_probed(
         outputs.push(match output {
             Output::F32(x) => (*tensor, Output::F32(x)),
             Output::Bytes(x) => (*tensor, Output::Bytes(x)),
+            Output::Shared { memory, offset } => (*tensor, Output::Shared { memory: *memory, offset: *offset }),
         });
     }
     outputs.extend(recorded.probes.iter().zip(&mut values).map(|((_, t), v)| (*t, Output::F32(v))));

@@ -9,8 +9,7 @@ use super::config::{Config, VaeConfig};
 use super::msdit::{MODULATIONS, Modulation};
 use super::net::Net;
 use super::vae;
-use crate::compute::op::Rope;
-use crate::compute::{DType, Precision, StateLayout};
+use crate::compute::{ComputeError, Precision, StateLayout};
 
 /// Size of a session's frames. Pixels are padded up to whole latents inside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,9 +41,6 @@ impl FrameSize {
 #[derive(Debug)]
 pub struct SessionLayout {
     pub layout: Arc<StateLayout>,
-    /// Spatial rotary tables [N, hd] f32.
-    rope_cos: usize,
-    rope_sin: usize,
     /// Position embedding [N, D].
     pub position: usize,
     /// Keys and values of the prompt [L, 2D], for every block that attends to it.
@@ -84,8 +80,6 @@ impl SessionLayout {
             text_keys,
             instruct_keys,
             rings,
-            rope_cos: layout.add("rope_cos", &[n, c.head_dim], DType::F32),
-            rope_sin: layout.add("rope_sin", &[n, c.head_dim], DType::F32),
             position: layout.add("position", &[n, d], float),
             text_pool: layout.add("text_pool", &[1, d], float),
             modulation: layout.add("modulation", &[steps * c.num_layers * MODULATIONS, d], float),
@@ -96,16 +90,15 @@ impl SessionLayout {
         }
     }
 
-    /// Layout indices and values of what the host writes into a new state.
-    pub fn tables(&self, geometry: super::msdit::Geometry) -> [(usize, Vec<f32>); 2] {
-        [(self.rope_cos, geometry.cos), (self.rope_sin, geometry.sin)]
-    }
-
-    pub(super) fn rope_space(&self, net: &mut Net) -> Rope {
-        Rope { cos: net.state(self.rope_cos).tensor, sin: net.state(self.rope_sin).tensor }
-    }
-
+    /// Where the modulation of a tick's steps is written.
     pub(super) fn modulation(&self, net: &mut Net) -> Modulation {
-        Modulation { blocks: net.state(self.modulation), head: net.state(self.head) }
+        Modulation { blocks: net.state(self.modulation), head: net.state(self.head), seats: 1 }
+    }
+
+    /// The modulation of a tick's steps, of all seats.
+    pub(super) fn gather_modulation(&self, net: &mut Net) -> Result<Modulation, ComputeError> {
+        let own = self.modulation(net);
+        let (blocks, head) = (net.gather("modulation", own.blocks)?, net.gather("head_modulation", own.head)?);
+        Ok(Modulation { blocks, head, seats: net.seats() })
     }
 }

@@ -11,7 +11,7 @@
 use super::config::VaeConfig;
 use super::net::{Fuse, Net};
 use super::weights::{Expected, HostTensors, Kind};
-use crate::compute::op::{Act, GroupMean, Norm, NormKind, Shuffle, Unshuffle};
+use crate::compute::op::{Act, Copy, GroupMean, Norm, NormKind, Shuffle, Unshuffle};
 use crate::compute::{ComputeError, DType, StateLayout, Storage, Tensor, View, WeightSet};
 
 /// Folder of the weights, and the first part of their names on a device.
@@ -195,7 +195,7 @@ pub(super) fn block(net: &mut Net, eps: f32, x: View, size: (usize, usize)) -> R
     Ok(())
 }
 
-/// The features of a frame on their way through the decoder.
+/// The features of a frame on their way through the decoder, or of one frame of each seat.
 #[derive(Clone, Copy)]
 pub struct Features {
     x: View,
@@ -270,6 +270,8 @@ pub(super) fn upsampled(
     c_out: usize,
 ) -> Result<View, ComputeError> {
     let x = net.linear("upsample.conv", shortcut, Fuse::default())?; // [P, 4 * Cout]
+    // Several pictures one below the other are one tall picture to the shuffle.
+    let height = net.seats() * height;
     let y = net.temp("upsample", 4 * shortcut.rows, c_out); // [4P, Cout]
     net.push("upsample.shuffle", Shuffle { x, shortcut: Some(shortcut), height, width, r: 2, y })?;
     Ok(y)
@@ -279,9 +281,11 @@ pub(super) fn upsampled(
 /// itself if there was none. `x` [P, C].
 ///
 /// The convolution is split into its two halves, so nothing is concatenated: the half of the frame before is taken
-/// first, then the memory is overwritten by this frame's `y`, from which the other half reads.
+/// first, then the memory is overwritten by this frame's `y`, from which the other half reads. With several seats both
+/// pass through temporaries.
 fn mix(net: &mut Net, c: &VaeConfig, x: View, memory: usize, first: bool) -> Result<View, ComputeError> {
-    let memory = net.state(memory); // [P, C]
+    let own = net.state(memory); // [P, C]
+    let memory = net.gather("memory", own)?; // [seats * P, C]
     let kind = NormKind::Weight { weight: Some(net.weight("norm.weight")?), act: Act::None };
     let norm = Norm { x, kind, eps: c.norm_eps, y: memory };
     let bias = Some(net.weight("conv.bias")?);
@@ -293,14 +297,19 @@ fn mix(net: &mut Net, c: &VaeConfig, x: View, memory: usize, first: bool) -> Res
     if !first {
         net.push("norm", norm)?;
     }
-    net.matrix("conv.now", "conv.weight.now", None, memory, Fuse::add_to(y, None)) // [P, C]
+    let y = net.matrix("conv.now", "conv.weight.now", None, memory, Fuse::add_to(y, None))?; // [P, C]
+    if memory != own {
+        net.push("memory", Copy { x: memory, y: own })?;
+    }
+    Ok(y)
 }
 
 impl Features {
     /// Records the way from features of patches, `r` pixels along a side, to a picture of `width` x `height` pixels in
-    /// 4:2:0; returns its bytes.
+    /// 4:2:0, one of each seat; returns their bytes.
     pub fn to_i420(self, net: &mut Net, r: usize, width: usize, height: usize) -> Result<Tensor, ComputeError> {
-        let y = net.builder().bytes("picture", width * height * 3 / 2);
+        let seats = net.seats();
+        let y = net.builder().bytes("picture", seats * width * height * 3 / 2);
         let whole = net.view(y);
         let op = crate::compute::op::ToI420 {
             x: self.x,

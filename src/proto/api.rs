@@ -431,4 +431,11 @@ pub struct WorkerStats {
     pub busy: f64,
     pub state_bytes: u64,
     pub frames_total: u64,
+    /// Frames of interactive sessions that were due in the last second, and those of them that were left out.
+    pub deadlines: u64,
+    pub deadlines_missed: u64,
+    /// Share of the device that interactive sessions need; 0 if it is not measured.
+    pub load: f64,
+    /// What interactive sessions have given up: empty (not measured), `none`, `steps`, or `steps and rate`.
+    pub degraded: String,
 }

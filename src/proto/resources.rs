@@ -70,6 +70,11 @@ pub enum TraceChange {
     Began {
         tick: u64,
     },
+    /// The device had too much to do, or no longer has: so many denoising steps from here on.
+    Steps {
+        tick: u64,
+        steps: u32,
+    },
 }
 
 /// Body of POST /api/v1/sessions/ID/fork: a new session that goes on from the newest snapshot.

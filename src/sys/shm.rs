@@ -91,6 +91,11 @@ impl SharedMemory {
         self.map.len()
     }
 
+    /// Where the object is mapped, for a device that writes there by itself. Whoever gives it away keeps the object.
+    pub fn start(&self) -> *mut u8 {
+        self.map.as_mut_ptr()
+    }
+
     /// The 64-bit word at `offset` bytes, a multiple of 8.
     pub fn atomic_u64(&self, offset: usize) -> SharedU64<'_> {
         self.check_range(offset, size_of::<u64>());

@@ -13,6 +13,7 @@ use gpu_allocator::{AllocationSizes, AllocatorDebugSettings};
 
 use super::VkError;
 use super::instance::{DeviceEntry, Instance};
+use super::matrix::{self, MatrixShape, WorkgroupFeatures};
 
 /// How long one submission may take. Software drivers compile their kernels at the first dispatch, which takes seconds
 /// for each of them; a hung GPU is reset by its driver long before.
@@ -32,8 +33,12 @@ pub struct Features {
     pub int64: bool,
     /// A kernel may ask for full subgroups and for their size.
     pub subgroup_size_control: bool,
-    /// `VK_KHR_cooperative_matrix`.
+    /// `VK_KHR_cooperative_matrix` with the memory model that its kernels are written in.
     pub cooperative_matrix: bool,
+    /// `VK_NV_cooperative_matrix2`, and the above: matrices of a whole workgroup, operands moved by the driver.
+    pub workgroup_matrix: bool,
+    /// `VK_EXT_external_memory_host`: kernels write into memory of the host.
+    pub host_memory: bool,
 }
 
 /// Limits that a dispatch or a profile must know.
@@ -50,6 +55,14 @@ pub struct Limits {
     pub timestamp_mask: u64,
     /// Memory of the device in bytes.
     pub memory_bytes: u64,
+    /// Invocations of a workgroup.
+    pub local_max: u32,
+    /// The largest matrices that the device multiplies, if it does.
+    pub matrix: Option<MatrixShape>,
+    /// Invocations at most of a workgroup that multiplies as a whole; 0 if none does.
+    pub matrix_local_max: u32,
+    /// Alignment of host memory that is imported.
+    pub host_alignment: u64,
 }
 
 /// Taken by whoever uses memory that host and device share. See the parent module.
@@ -67,8 +80,11 @@ pub(super) struct DeviceShared {
     /// Set when a submission failed to end: see [`DeviceShared::lost`].
     lost: AtomicBool,
     debug: Option<ext::debug_utils::Device>,
+    /// If host memory can be imported.
+    pub(super) external: Option<ext::external_memory_host::Device>,
     pub(super) family: u32,
     pub(super) properties: vk::PhysicalDeviceProperties,
+    memory: vk::PhysicalDeviceMemoryProperties,
     entry: DeviceEntry,
     features: Features,
     limits: Limits,
@@ -107,7 +123,16 @@ impl Device {
             CreateError::Missing(what) => unsupported(what),
             CreateError::Call(e) => e,
         })?;
-        let limits = limits(instance, physical, &properties, timestamp_bits);
+        let mut limits = limits(instance, physical, &properties, timestamp_bits);
+        if features.cooperative_matrix {
+            limits.matrix = matrix::shape(instance, physical);
+        }
+        if features.workgroup_matrix {
+            limits.matrix_local_max = matrix::workgroup_size_max(instance, physical);
+        }
+        if features.host_memory {
+            limits.host_alignment = host_alignment(instance, physical);
+        }
         let timeline = match create_timeline(&raw) {
             Ok(timeline) => timeline,
             Err(e) => {
@@ -129,6 +154,7 @@ impl Device {
         // SAFETY: needs a family and an index that the device was created with: `family` and one queue.
         let queue = unsafe { raw.get_device_queue(family, 0) };
         let debug = instance.shared.debug.then(|| ext::debug_utils::Device::new(api, &raw));
+        let external = features.host_memory.then(|| ext::external_memory_host::Device::new(api, &raw));
         Ok(Device(Arc::new(DeviceShared {
             raw,
             allocator: ManuallyDrop::new(Mutex::new(allocator)),
@@ -136,8 +162,11 @@ impl Device {
             turn: Mutex::new(Turn { queue, value: 0 }),
             lost: AtomicBool::new(false),
             debug,
+            external,
             family,
             properties,
+            // SAFETY: needs a device of this instance, which `physical` is.
+            memory: unsafe { api.get_physical_device_memory_properties(physical) },
             entry,
             features,
             limits,
@@ -159,6 +188,21 @@ impl Device {
 
     pub fn instance(&self) -> &Instance {
         &self.0.instance
+    }
+
+    /// A memory type among those of `bits` that the host sees without being told.
+    pub(super) fn coherent_type(&self, bits: u32) -> Option<u32> {
+        let coherent = vk::MemoryPropertyFlags::HOST_VISIBLE | vk::MemoryPropertyFlags::HOST_COHERENT;
+        let all = self.0.memory.memory_types_as_slice().iter().enumerate();
+        let mut fitting = all.filter(|(i, t)| bits & (1 << i) != 0 && t.property_flags.contains(coherent));
+        fitting.next().map(|(i, _)| i as u32)
+    }
+
+    /// Names device and driver: what was measured on one holds for no other.
+    pub fn identity(&self) -> String {
+        let p = &self.0.properties;
+        let uuid: String = p.pipeline_cache_uuid.iter().map(|b| format!("{b:02x}")).collect();
+        format!("{:04x}:{:04x}:{:08x}:{uuid}", p.vendor_id, p.device_id, p.driver_version)
     }
 }
 
@@ -264,9 +308,11 @@ fn create(
     // SAFETY: needs a device of this instance, which `physical` is.
     let extensions = unsafe { api.enumerate_device_extension_properties(physical) }.unwrap_or_default();
     let matrix_name = khr::cooperative_matrix::NAME;
-    let has_matrix = extensions.iter().any(|e| e.extension_name_as_c_str() == Ok(matrix_name));
+    let has_name = |name| extensions.iter().any(|e| e.extension_name_as_c_str() == Ok(name));
+    let (has_matrix, has_workgroup) = (has_name(matrix_name), has_name(matrix::WORKGROUP_NAME));
 
     let (mut has11, mut has12, mut has13) = Default::default();
+    let mut has_whole = WorkgroupFeatures::default();
     let mut has_coop = vk::PhysicalDeviceCooperativeMatrixFeaturesKHR::default();
     let mut has = vk::PhysicalDeviceFeatures2::default()
         .push_next::<vk::PhysicalDeviceVulkan11Features<'_>>(&mut has11)
@@ -274,6 +320,9 @@ fn create(
         .push_next::<vk::PhysicalDeviceVulkan13Features<'_>>(&mut has13);
     if has_matrix {
         has = has.push_next(&mut has_coop);
+    }
+    if has_workgroup {
+        has = has.push_next(&mut has_whole);
     }
     // SAFETY: needs a chain of structures that the device knows: core ones of 1.3 and one whose extension it lists.
     unsafe { api.get_physical_device_features2(physical, &mut has) };
@@ -286,13 +335,17 @@ fn create(
     if let Some((_, missing)) = required.iter().find(|(present, _)| *present == vk::FALSE) {
         return Err(CreateError::Missing(missing));
     }
+    let cooperative_matrix =
+        has_matrix && has_coop.cooperative_matrix != 0 && has12.vulkan_memory_model != 0 && has13.maintenance4 != 0;
     let features = Features {
         float16: has12.shader_float16 != 0 && has11.storage_buffer16_bit_access != 0,
         int8: has12.shader_int8 != 0 && has12.storage_buffer8_bit_access != 0,
         int16: core.shader_int16 != 0,
         int64: core.shader_int64 != 0,
         subgroup_size_control: has13.subgroup_size_control != 0 && has13.compute_full_subgroups != 0,
-        cooperative_matrix: has_matrix && has_coop.cooperative_matrix != 0 && has12.vulkan_memory_model != 0,
+        cooperative_matrix,
+        workgroup_matrix: cooperative_matrix && has_workgroup && has_whole.suffice(),
+        host_memory: has_name(ext::external_memory_host::NAME),
     };
 
     let mut use11 = vk::PhysicalDeviceVulkan11Features::default().storage_buffer16_bit_access(features.float16);
@@ -319,6 +372,14 @@ fn create(
     if features.cooperative_matrix {
         wanted = wanted.push_next(&mut use_coop);
         names.push(matrix_name.as_ptr());
+    }
+    let mut use_whole = WorkgroupFeatures::used();
+    if features.workgroup_matrix {
+        wanted = wanted.push_next(&mut use_whole);
+        names.push(matrix::WORKGROUP_NAME.as_ptr());
+    }
+    if features.host_memory {
+        names.push(ext::external_memory_host::NAME.as_ptr());
     }
     let queues = [vk::DeviceQueueCreateInfo::default().queue_family_index(family).queue_priorities(&[1.0])];
     let info = vk::DeviceCreateInfo::default()
@@ -359,7 +420,20 @@ fn limits(
         timestamp_ns: (timestamp_bits > 0).then_some(f64::from(properties.limits.timestamp_period)),
         timestamp_mask: u64::MAX.checked_shr(64 - timestamp_bits.min(64)).unwrap_or(0),
         memory_bytes: local.max().unwrap_or(0),
+        local_max: properties.limits.max_compute_work_group_invocations,
+        matrix: None,
+        matrix_local_max: 0,
+        host_alignment: 0,
     }
+}
+
+/// Alignment of imported host memory; the device lists the extension.
+fn host_alignment(instance: &Instance, physical: vk::PhysicalDevice) -> u64 {
+    let mut host = vk::PhysicalDeviceExternalMemoryHostPropertiesEXT::default();
+    let mut all = vk::PhysicalDeviceProperties2::default().push_next(&mut host);
+    // SAFETY: needs a chain of structures that the device knows: its extension was listed.
+    unsafe { instance.shared.raw.get_physical_device_properties2(physical, &mut all) };
+    host.min_imported_host_pointer_alignment.max(1)
 }
 
 fn create_timeline(raw: &ash::Device) -> Result<vk::Semaphore, VkError> {

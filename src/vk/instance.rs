@@ -72,7 +72,7 @@ pub(super) struct InstanceShared {
     /// The messenger holds its address; declared before the library only by chance, both outlive `drop`.
     canary: Arc<Canary>,
     /// Last: unloads the library.
-    entry: ash::Entry,
+    pub(super) entry: ash::Entry,
 }
 
 /// A Vulkan instance. Clones share it.

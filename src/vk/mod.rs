@@ -20,7 +20,9 @@ mod cache;
 mod canary;
 mod command;
 mod device;
+mod import;
 mod instance;
+mod matrix;
 mod memory;
 mod pipeline;
 
@@ -30,9 +32,11 @@ pub use cache::PipelineCache;
 pub use canary::Canary;
 pub use command::{CommandBuffer, Recorder, Stage};
 pub use device::{Device, Features, Limits};
+pub use import::Imported;
 pub use instance::{DeviceEntry, Instance, PhysicalKind, Validation, devices};
+pub use matrix::MatrixShape;
 pub use memory::{Buffer, Place};
-pub use pipeline::{PUSH_BYTES_MAX, Pipeline};
+pub use pipeline::{Module, PUSH_BYTES_MAX, Pipeline};
 
 /// What Vulkan can refuse. Everything else is a bug of the caller.
 #[derive(Debug, thiserror::Error)]

@@ -11,6 +11,17 @@ use super::device::Device;
 /// The size of push constants that every Vulkan device has, in bytes.
 pub const PUSH_BYTES_MAX: u32 = 128;
 
+/// What a pipeline is compiled from.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Module<'a> {
+    pub words: &'a [u32],
+    pub push_bytes: u32,
+    /// Values of the specialization constants 0, 1, 2 and so on, all 32-bit integers.
+    pub spec: &'a [u32],
+    /// The kernel needs subgroups of this size, all of them full; `None`: whatever the driver takes.
+    pub subgroup: Option<u32>,
+}
+
 /// A compiled kernel.
 pub struct Pipeline {
     pub(super) raw: vk::Pipeline,
@@ -27,20 +38,17 @@ impl fmt::Debug for Pipeline {
 }
 
 impl Pipeline {
-    /// Compiles the words of a module with the entry point `main`.
+    /// Compiles a module with the entry point `main`.
     ///
     /// Errors: [`VkError::OutOfMemory`], [`VkError::DeviceLost`], [`VkError::Failed`] if the driver refuses the module.
     ///
     /// # Panics
-    /// If `push_bytes` is above [`PUSH_BYTES_MAX`] or no multiple of 4: kernels are checked by a test.
-    pub fn new(
-        device: &Device,
-        cache: &PipelineCache,
-        name: &str,
-        words: &[u32],
-        push_bytes: u32,
-    ) -> Result<Pipeline, VkError> {
+    /// If `push_bytes` is above [`PUSH_BYTES_MAX`] or no multiple of 4: kernels are checked by a test. If a size of
+    /// subgroups is asked for on a device that has no control over it.
+    pub fn new(device: &Device, cache: &PipelineCache, name: &str, module: Module<'_>) -> Result<Pipeline, VkError> {
+        let Module { words, push_bytes, spec, subgroup } = module;
         assert!(push_bytes <= PUSH_BYTES_MAX && push_bytes.is_multiple_of(4), "{name} has {push_bytes} push bytes");
+        assert!(subgroup.is_none() || device.features().subgroup_size_control, "{name} needs control of subgroups");
         let shared = &device.0;
         let ranges = [vk::PushConstantRange::default().stage_flags(vk::ShaderStageFlags::COMPUTE).size(push_bytes)];
         let ranges = if push_bytes == 0 { &[][..] } else { &ranges[..] };
@@ -56,10 +64,24 @@ impl Pipeline {
         let module = unsafe { shared.raw.create_shader_module(&info, None) }
             .map_err(|e| shared.failed("vkCreateShaderModule", e))?;
         shared.name(module, name);
-        let stage = vk::PipelineShaderStageCreateInfo::default()
+        let entry = |(i, _): (usize, &u32)| vk::SpecializationMapEntry {
+            constant_id: i as u32,
+            offset: 4 * i as u32,
+            size: size_of::<u32>(),
+        };
+        let entries: Vec<_> = spec.iter().enumerate().map(entry).collect();
+        let data: Vec<u8> = spec.iter().flat_map(|v| v.to_ne_bytes()).collect();
+        let constants = vk::SpecializationInfo::default().map_entries(&entries).data(&data);
+        let mut size = vk::PipelineShaderStageRequiredSubgroupSizeCreateInfo::default()
+            .required_subgroup_size(subgroup.unwrap_or_default());
+        let mut stage = vk::PipelineShaderStageCreateInfo::default()
             .stage(vk::ShaderStageFlags::COMPUTE)
             .module(module)
+            .specialization_info(&constants)
             .name(c"main");
+        if subgroup.is_some() {
+            stage = stage.flags(vk::PipelineShaderStageCreateFlags::REQUIRE_FULL_SUBGROUPS).push_next(&mut size);
+        }
         let info = [vk::ComputePipelineCreateInfo::default().stage(stage).layout(layout)];
         // SAFETY: needs live handles of this device and an entry point that the module has; `main` by convention, which
         // the tests check for every kernel.

@@ -1,8 +1,11 @@
 //! What the worker's book-keeping needs from a model: a seam, so that it can be tested without one.
 
+use std::sync::Arc;
+
 use crate::proto::api::Vocabulary;
 use crate::proto::keys::Keys;
 use crate::proto::link::{Environment, OpenSession};
+use crate::sys::shm::SharedMemory;
 
 /// Why something could not be done, and for whom that is the end.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,7 +52,28 @@ pub struct Facts {
     pub vocabulary: Vocabulary,
     /// Interactive sessions at once.
     pub real_time_max: usize,
+    /// Floating-point operations a second that the device does in runs of several sessions, as measured at the start.
+    /// `None`: the device is not one for many, sessions share it as well as they can.
+    pub rate: Option<f64>,
 }
+
+/// A session's turn in a run of several.
+pub struct Part<'a, S> {
+    pub session: &'a mut S,
+    pub keys: Keys,
+    /// Takes I420, width * height * 3 / 2 bytes.
+    pub picture: Picture<'a>,
+}
+
+/// Where a frame goes.
+pub enum Picture<'a> {
+    Bytes(&'a mut [u8]),
+    /// Into a memory object that the engine knows by this number, from an offset on.
+    Shared(SharedNumber, usize),
+}
+
+/// A memory object that [`Engine::share`] took.
+pub type SharedNumber = usize;
 
 /// A model on a device, with one state a session. Used from one thread.
 pub trait Engine {
@@ -82,8 +106,32 @@ pub trait Engine {
     /// Errors: `video_prompts_unsupported` if the model was not trained for this kind.
     fn lead(&mut self, session: &mut Self::Session, kind: &str, picture: &[u8]) -> Result<(), Fault>;
 
-    /// Makes the next frame: I420, width * height * 3 / 2 bytes.
-    fn tick(&mut self, session: &mut Self::Session, keys: Keys, picture: &mut [u8]) -> Result<(), Fault>;
+    /// Most sessions that gain from sharing a run.
+    fn batch_max(&self) -> usize {
+        1
+    }
+
+    /// Can the next frames of the two be made in one run?
+    fn go_together(&self, _: &Self::Session, _: &Self::Session) -> bool {
+        false
+    }
+
+    /// Makes the next frame of each of several sessions; each is as it would be alone.
+    fn tick_batch(&mut self, parts: Vec<Part<'_, Self::Session>>) -> Result<(), Fault>;
+
+    /// Lets frames go straight into a memory object. `None`: the engine cannot, and somebody copies them.
+    fn share(&mut self, _: &Arc<SharedMemory>) -> Option<SharedNumber> {
+        None
+    }
+
+    /// Takes a memory object back.
+    fn unshare(&mut self, _: SharedNumber) {}
+
+    /// Arithmetic of a frame of `width` x `height` pixels in `steps` steps, in floating-point operations; 0 if it is
+    /// not known.
+    fn flops(&mut self, _size_px: (u32, u32), _steps: u32) -> f64 {
+        0.0
+    }
 
     /// The newest frame's latent; always of the same length for a session.
     fn latent<'a>(&self, session: &'a Self::Session) -> &'a [f32];

@@ -16,6 +16,7 @@ mod beat;
 pub mod engine;
 #[cfg(debug_assertions)]
 mod fault;
+pub mod load;
 mod model_engine;
 pub mod schedule;
 mod serve;

@@ -1,10 +1,13 @@
 //! The model as the worker's engine: requests in the model's terms, its errors as faults.
 
-use super::engine::{Engine, Fault, chain};
-use crate::compute::ComputeError;
+use std::sync::Arc;
+
+use super::engine::{Engine, Fault, Part, Picture, SharedNumber, chain};
+use crate::compute::{ComputeError, SharedId};
 use crate::model::{self, ModelError, Session, SessionSpec};
 use crate::proto::keys::Keys;
 use crate::proto::link::{Environment, OpenSession};
+use crate::sys::shm::SharedMemory;
 
 impl From<ModelError> for Fault {
     fn from(error: ModelError) -> Fault {
@@ -80,8 +83,41 @@ impl Engine for model::Engine {
         Ok(self.lead(session, kind, picture)?)
     }
 
-    fn tick(&mut self, session: &mut Session, keys: Keys, picture: &mut [u8]) -> Result<(), Fault> {
-        Ok(self.tick(session, keys, picture, None)?)
+    fn batch_max(&self) -> usize {
+        self.batch_max()
+    }
+
+    fn share(&mut self, memory: &Arc<SharedMemory>) -> Option<SharedNumber> {
+        match self.share(memory) {
+            Ok(shared) => shared.map(SharedId::index),
+            Err(e) => {
+                log::warn!("frames are copied: {}", chain(&e));
+                None
+            }
+        }
+    }
+
+    fn unshare(&mut self, number: SharedNumber) {
+        self.unshare(SharedId::from_index(number));
+    }
+
+    fn go_together(&self, a: &Session, b: &Session) -> bool {
+        self.go_together(a, b)
+    }
+
+    fn tick_batch(&mut self, parts: Vec<Part<'_, Session>>) -> Result<(), Fault> {
+        let turn = |Part { session, keys, picture }| {
+            let picture = match picture {
+                Picture::Bytes(bytes) => model::Picture::Bytes(bytes),
+                Picture::Shared(number, offset) => model::Picture::Shared(SharedId::from_index(number), offset),
+            };
+            model::Turn { session, keys, picture }
+        };
+        Ok(self.tick_batch(parts.into_iter().map(turn).collect(), None)?)
+    }
+
+    fn flops(&mut self, (width, height): (u32, u32), steps: u32) -> f64 {
+        self.tick_flops(width, height, steps).unwrap_or(0) as f64
     }
 
     fn latent<'a>(&self, session: &'a Session) -> &'a [f32] {

@@ -3,6 +3,8 @@
 //! - A real-time session has a deadline every period. A missed deadline is skipped, never queued; the grid stays, so
 //!   the rate is never above the asked one and time does not drift.
 //! - Among real-time sessions the earliest deadline goes first, so under overload each gets its turn.
+//! - Deadlines of sessions of one rate lie in [`PHASES`] groups, evenly over the period and evenly filled: those of a
+//!   group share a run, and nobody waits for all the others. Whoever else is due shares it as well.
 //! - A new control may trigger the next tick up to half a period early. It uses up that period's deadline.
 //! - Stored generations share what is left, round robin by frames, and only start a tick that is expected to end before
 //!   the next deadline. So that an overloaded device finishes them at all, one tick goes to them each
@@ -17,6 +19,10 @@ use crate::proto::link::SessionNumber;
 
 /// A stored generation that could go is not held back longer than this by real-time sessions.
 pub const STORED_WAIT_MAX: Duration = Duration::from_millis(200);
+/// Groups of deadlines in a period: a sub-batch has an eighth of the period, 5 ms at 24 frames a second.
+pub const PHASES: u32 = 8;
+/// Who is due this soon joins a run that starts now.
+pub const LOOKAHEAD: Duration = Duration::from_millis(1);
 /// How often shared memory is looked at while a control or a free slot is waited for: neither wakes the worker.
 pub const POLL: Duration = Duration::from_millis(2);
 
@@ -57,6 +63,9 @@ struct Entry {
     turn: u64,
     /// Expected time of a tick.
     cost: Duration,
+    /// The group of its deadlines, and when it was on the grid first; the first frame comes as soon as it can.
+    phase: u32,
+    settled: bool,
 }
 
 impl Entry {
@@ -78,6 +87,10 @@ impl Entry {
 pub struct Schedule {
     entries: Vec<Entry>,
     turns: u64,
+    /// A deadline of the first group, for each period that is there.
+    origins: Vec<(Duration, Duration)>,
+    /// Periods from frame to frame: 1, or more while the device has too much to do.
+    periods: u32,
     /// Since when a stored generation could have gone and did not.
     stored_since: Option<Duration>,
     draining: bool,
@@ -85,7 +98,7 @@ pub struct Schedule {
 
 impl Schedule {
     pub fn new() -> Schedule {
-        Schedule::default()
+        Schedule { periods: 1, ..Schedule::default() }
     }
 
     pub fn len(&self) -> usize {
@@ -104,8 +117,59 @@ impl Schedule {
     /// Adds a session whose first tick is due at once. A session that is there already begins anew.
     pub fn open(&mut self, session: SessionNumber, pace: Pace, now: Duration) {
         self.close(session);
+        let phase = match pace {
+            Pace::RealTime { period } => self.place(period, now),
+            Pace::Stored => 0,
+        };
         // New sessions line up behind those that had their turn, so opening many cannot hold others back.
-        self.entries.push(Entry { session, pace, deadline: now, turn: self.turns, cost: Duration::ZERO });
+        let (turn, cost) = (self.turns, Duration::ZERO);
+        self.entries.push(Entry { session, pace, deadline: now, turn, cost, phase, settled: false });
+    }
+
+    /// The group of a new session: the first one of those with the fewest.
+    fn place(&mut self, period: Duration, now: Duration) -> u32 {
+        let same = |e: &&Entry| e.pace == Pace::RealTime { period };
+        if !self.entries.iter().any(|e| same(&e)) {
+            self.origins.retain(|(p, _)| *p != period);
+            self.origins.push((period, now));
+        }
+        let members = |phase: u32| self.entries.iter().filter(same).filter(|e| e.phase == phase).count();
+        (0..PHASES).min_by_key(|&phase| members(phase)).unwrap_or(0)
+    }
+
+    /// From now on so many periods go by from frame to frame, for all real-time sessions.
+    pub fn slow_down(&mut self, periods: u32) {
+        self.periods = periods.max(1);
+    }
+
+    /// Who shares the run of `lead`, which [`next`](Self::next) gave: the most urgent of those that are due, about to
+    /// be, or have a reason to be early, as long as they go `together` with it; at most `most` sessions with it, the
+    /// lead first. Stored generations share a run if nobody plays.
+    pub fn run(
+        &self,
+        lead: SessionNumber,
+        (now, most): (Duration, usize),
+        watch: &impl Watch,
+        together: impl Fn(SessionNumber) -> bool,
+        run: &mut Vec<SessionNumber>,
+    ) {
+        run.clear();
+        let Some(first) = self.entries.iter().find(|e| e.session == lead) else { return };
+        let plays = self.real_time() > 0;
+        let ready = |e: &Entry| match (e.is_stored(), first.is_stored()) {
+            (true, true) => !plays && watch.has_room(e.session),
+            (false, false) => {
+                e.deadline <= now + LOOKAHEAD || e.early().is_some_and(|t| t <= now) && watch.has_news(e.session)
+            }
+            _ => false,
+        };
+        run.extend(self.entries.iter().filter(|e| e.session != lead && ready(e)).map(|e| e.session));
+        let urgency =
+            |session: &SessionNumber| self.entries.iter().find(|e| e.session == *session).map(|e| (e.deadline, e.turn));
+        run.retain(|session| together(*session));
+        run.sort_by_key(urgency);
+        run.insert(0, lead);
+        run.truncate(most.max(1));
     }
 
     /// Removes a session; unknown ones are ignored.
@@ -177,6 +241,7 @@ impl Schedule {
     pub fn ticked(&mut self, session: SessionNumber, start: Duration, end: Duration) -> u64 {
         self.turns += 1;
         let turn = self.turns;
+        let (periods, origins) = (self.periods, &self.origins);
         let Some(e) = self.entries.iter_mut().find(|e| e.session == session) else { return 0 };
         e.turn = turn;
         let cost = end.saturating_sub(start);
@@ -188,13 +253,25 @@ impl Schedule {
                 0
             }
             Pace::RealTime { period } => {
+                let step = period * periods;
                 let late = start.saturating_sub(e.deadline);
-                let skipped = (late.as_nanos() / period.as_nanos().max(1)) as u64;
-                e.deadline += period.saturating_mul(u32::try_from(skipped + 1).unwrap_or(u32::MAX));
+                let skipped = (late.as_nanos() / step.as_nanos().max(1)) as u64;
+                let next = e.deadline + step.saturating_mul(u32::try_from(skipped + 1).unwrap_or(u32::MAX));
+                // The second frame comes half a period after the first at the earliest.
+                let origin = origins.iter().find(|(p, _)| *p == period && !e.settled).map(|(_, origin)| *origin);
+                e.deadline = origin.map_or(next, |origin| on_grid(origin, period, e.phase, next - step / 2));
+                e.settled = true;
                 skipped
             }
         }
     }
+}
+
+/// The first deadline of a group that is not before `from`.
+fn on_grid(origin: Duration, period: Duration, phase: u32, from: Duration) -> Duration {
+    let first = origin + period * phase / PHASES;
+    let gone = from.saturating_sub(first).as_nanos().div_ceil(period.as_nanos().max(1));
+    first + period.saturating_mul(u32::try_from(gone).unwrap_or(u32::MAX))
 }
 
 #[cfg(test)]

@@ -246,3 +246,143 @@ proptest! {
         }
     }
 }
+
+/// Runs the schedule with batches for `span`: a run of n sessions takes `fixed + n * each`. `join` and `leave` say what
+/// happens before a moment. Returns (session, start of its run) of every frame, and the sizes of the runs.
+fn simulate_runs(
+    schedule: &mut Schedule,
+    told: &Told,
+    (fixed, each, most): (Duration, Duration, usize),
+    (from, span): (Duration, Duration),
+    mut before: impl FnMut(&mut Schedule, Duration),
+) -> (Vec<(SessionNumber, Duration)>, Vec<usize>, u64) {
+    let (mut now, mut frames, mut runs, mut missed) = (from, Vec::new(), Vec::new(), 0);
+    let mut run = Vec::new();
+    while now < from + span {
+        before(schedule, now);
+        match schedule.next(now, told) {
+            Next::Tick(lead) => {
+                schedule.run(lead, (now, most), told, |_| true, &mut run);
+                assert_eq!(run[0], lead);
+                let end = now + fixed + each * run.len() as u32;
+                for &session in &run {
+                    missed += schedule.ticked(session, now, end);
+                    frames.push((session, now));
+                }
+                runs.push(run.len());
+                now = end;
+            }
+            Next::Wait(time) => now += time,
+            Next::Idle => now += MS,
+            Next::Done => break,
+        }
+    }
+    (frames, runs, missed)
+}
+
+const US: Duration = Duration::from_micros(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn a_hundred_sessions_keep_their_deadlines_in_runs_of_a_few_milliseconds() {
+    let mut s = Schedule::new();
+    let period = SECOND / 24;
+    (0..100).for_each(|id| s.open(id, Pace::RealTime { period }, Duration::ZERO));
+    let cost = (400 * US, 280 * US, 16);
+    simulate_runs(&mut s, &Told::default(), cost, (Duration::ZERO, SECOND), |_, _| ());
+    let (frames, runs, missed) = simulate_runs(&mut s, &Told::default(), cost, (SECOND, 10 * SECOND), |_, _| ());
+    assert_eq!(missed, 0);
+    for id in 0..100 {
+        assert!((239..=241).contains(&count(&frames, id)), "session {id} had {}", count(&frames, id));
+    }
+    assert!(runs.iter().all(|n| (12..=13).contains(n)), "eight groups, evenly filled: {runs:?}");
+}
+
+#[test]
+fn sessions_join_and_leave_and_the_groups_stay_even() {
+    let mut s = Schedule::new();
+    let pace = Pace::RealTime { period: SECOND / 24 };
+    let cost = (400 * US, 280 * US, 16);
+    let (mut next, mut left) = (0, 0);
+    // One joins every 20 ms up to 96; then one leaves and one joins every 30 ms.
+    let churn = |s: &mut Schedule, now: Duration| {
+        while next < 96 && now >= 20 * MS * next as u32 {
+            s.open(next, pace, now);
+            next += 1;
+        }
+        while next >= 96 && now >= 2 * SECOND + 30 * MS * (next - 95) as u32 {
+            s.close(left);
+            left += 1;
+            s.open(next, pace, now);
+            next += 1;
+        }
+    };
+    let (frames, runs, missed) = simulate_runs(&mut s, &Told::default(), cost, (Duration::ZERO, 6 * SECOND), churn);
+    assert!(missed * 100 < frames.len() as u64, "{missed} of {} missed", frames.len());
+    assert_eq!(s.len(), 96);
+    let late = &runs[runs.len() / 2..];
+    let mean = late.iter().sum::<usize>() as f64 / late.len() as f64;
+    assert!(mean > 6.0, "runs of {mean} sessions");
+}
+
+#[test]
+fn an_overloaded_device_fills_its_runs_and_nobody_starves() {
+    let mut s = Schedule::new();
+    (0..60).for_each(|id| s.open(id, Pace::RealTime { period: SECOND / 24 }, Duration::ZERO));
+    s.open(1000, Pace::Stored, Duration::ZERO);
+    let cost = (MS, 2 * MS, 16);
+    let (frames, runs, missed) =
+        simulate_runs(&mut s, &Told::default(), cost, (Duration::ZERO, 20 * SECOND), |_, _| ());
+    assert!(missed > 0, "it cannot do 60 x 24 frames");
+    let counts: Vec<usize> = (0..60).map(|id| count(&frames, id)).collect();
+    let (least, most) = (counts.iter().min().copied().unwrap_or(0), counts.iter().max().copied().unwrap_or(0));
+    assert!(least * 10 >= most * 8, "between {least} and {most} frames");
+    assert!(count(&frames, 1000) >= 60, "{} stored frames in 20 s", count(&frames, 1000));
+    let full = runs.iter().filter(|n| **n == 16).count();
+    assert!(full * 2 > runs.len(), "{full} of {} runs were full", runs.len());
+}
+
+#[test]
+fn only_who_goes_together_shares_a_run() {
+    let mut s = Schedule::new();
+    (0..6).for_each(|id| s.open(id, real_time(), Duration::ZERO));
+    s.open(9, Pace::Stored, Duration::ZERO);
+    let mut run = Vec::new();
+    let Next::Tick(lead) = s.next(MS, &Told::default()) else { panic!("all are due") };
+    s.run(lead, (MS, 16), &Told::default(), |id| id % 2 == lead % 2, &mut run);
+    assert_eq!(run, [0, 2, 4]);
+    s.run(lead, (MS, 2), &Told::default(), |_| true, &mut run);
+    assert_eq!(run, [0, 1], "no more than are wanted");
+    s.run(77, (MS, 2), &Told::default(), |_| true, &mut run);
+    assert!(run.is_empty(), "a session that is gone");
+}
+
+#[test]
+fn a_key_in_time_joins_the_run_that_starts() {
+    let mut s = Schedule::new();
+    (0..2).for_each(|id| s.open(id, real_time(), Duration::ZERO));
+    for id in 0..2 {
+        assert_eq!(s.ticked(id, Duration::ZERO, MS), 0);
+    }
+    // Their groups are an eighth of a period apart: 40 and 45 ms from the start.
+    assert_eq!(s.next(39 * MS, &Told::default()), Next::Wait(MS));
+    let Next::Tick(lead) = s.next(40 * MS, &Told::default()) else { panic!("one is due") };
+    let mut run = Vec::new();
+    s.run(lead, (40 * MS, 16), &Told::default(), |_| true, &mut run);
+    assert_eq!(run, [lead], "the other has no reason to be early");
+    let news = Told { news: [1 - lead].into(), ..Told::default() };
+    s.run(lead, (40 * MS, 16), &news, |_| true, &mut run);
+    assert_eq!(run, [lead, 1 - lead]);
+}
+
+#[test]
+fn half_the_rate_halves_the_frames() {
+    let mut s = Schedule::new();
+    s.open(1, real_time(), Duration::ZERO);
+    s.slow_down(2);
+    let ticks = simulate(&mut s, &Told::default(), &[(1, 3 * MS)].into(), Duration::ZERO, 100 * PERIOD);
+    assert!((50..=51).contains(&ticks.len()), "{}", ticks.len());
+    s.slow_down(1);
+    let ticks = simulate(&mut s, &Told::default(), &[(1, 3 * MS)].into(), 100 * PERIOD, 100 * PERIOD);
+    assert!((98..=101).contains(&ticks.len()), "{}", ticks.len());
+}

@@ -1,12 +1,12 @@
 //! One session of a worker: its value, its ring, its controls, and one tick of it.
 
+mod turn;
+
 use std::os::fd::OwnedFd;
 
-use super::engine::{Engine, Facts, Fault, chain};
-use crate::frame::trace::{self, Change, Cue, Script, Trace};
-use crate::frame::{
-    About, ControlReader, FrameMeta, FrameRing, History, Latched, Pictures, RingError, RingReader, Snapshot, TapCounts,
-};
+use super::engine::{Engine, Facts, Fault, SharedNumber, chain};
+use crate::frame::trace::{self, Change, Script, Trace};
+use crate::frame::{About, ControlReader, FrameRing, History, Pictures, RingError, RingReader, Snapshot, TapCounts};
 use crate::proto::api::{Control, GenerateRequest};
 use crate::proto::keys::Keys;
 use crate::proto::limits;
@@ -32,15 +32,6 @@ pub struct Scratch {
     pub picture: Vec<u8>,
     pub snapshot: Vec<u8>,
     pub lead: Vec<u8>,
-}
-
-/// What a tick led to.
-#[derive(Debug, Default, PartialEq)]
-pub struct Turn {
-    /// The frame that is in the ring now; a recovered generation makes some again that its reader already has.
-    pub published: Option<u64>,
-    /// An instruction that was not applied, and why.
-    pub refused: Option<(u32, Fault)>,
 }
 
 /// A session and everything that its next frame depends on.
@@ -70,6 +61,15 @@ pub struct Live<S> {
     /// The next snapshot's words and numbers; the texts in it are those that the session reflects now.
     about: About,
     snapshot_in: u32,
+    /// Denoising steps that were asked for, and those that there are from the next frame on. `request` has those of
+    /// now.
+    asked_steps: u32,
+    next_steps: u32,
+    /// Frames are marked as degraded.
+    degraded: bool,
+    /// The ring, if the engine writes there by itself, and whether it does for the frame that is being made.
+    shared: Option<SharedNumber>,
+    in_place: bool,
 }
 
 /// The parts of a session that were made for it.
@@ -82,6 +82,7 @@ struct Opened<S> {
     history: Vec<(Vec<f32>, Keys)>,
     lead: Option<Pictures>,
     script: Option<Script>,
+    shared: Option<SharedNumber>,
 }
 
 /// Where a session begins.
@@ -265,7 +266,8 @@ impl<S> Live<S> {
         match Live::prepare(engine, &mut inner, &request, &start, &history) {
             Ok((ring, fd, text)) => {
                 let (lead, script) = (start.lead.take(), start.script.take());
-                let opened = Opened { inner, ring, control, text, history, lead, script };
+                let shared = engine.share(ring.memory());
+                let opened = Opened { inner, ring, control, text, history, lead, script, shared };
                 Ok((Live::assemble(engine, opened, request, start, facts), fd))
             }
             Err(fault) => {
@@ -357,6 +359,11 @@ impl<S> Live<S> {
             trace,
             about: about(&request, opened.text, facts),
             snapshot_in: SNAPSHOT_TICKS,
+            asked_steps: request.steps,
+            next_steps: request.steps,
+            degraded: false,
+            shared: opened.shared,
+            in_place: false,
             request,
         }
     }
@@ -399,96 +406,6 @@ impl<S> Live<S> {
         self.pending = Some(instruction);
     }
 
-    /// Makes the next frame: latches the controls, runs the engine, fills the ring.
-    ///
-    /// Errors: whatever ends the session or the device. An instruction that the model refuses is no error: the session
-    /// goes on without it.
-    pub fn tick<E: Engine<Session = S>>(&mut self, engine: &mut E, scratch: &mut Scratch) -> Result<Turn, Fault> {
-        let refused = self.apply_instruction(engine)?;
-        let latched = match self.script.take() {
-            Some(script) => self.follow(engine, script)?,
-            None => self.control.latch(&mut self.seen),
-        };
-        if latched.keys != self.keys || latched.seq != self.control_seq {
-            self.trace.push(&Change::Keys { tick: self.tick, seq: latched.seq, keys: latched.keys });
-        }
-        (self.keys, self.control_seq) = (latched.keys, latched.seq);
-        if let (Some(lead), Some(kind)) = (&self.lead, &self.request.video_prompt) {
-            lead.read(self.tick, &mut scratch.lead).map_err(|e| memory(&e))?;
-            engine.lead(&mut self.inner, kind, &scratch.lead)?;
-        }
-        let picture = &mut scratch.picture[..self.ring.geometry().frame_bytes()];
-        engine.tick(&mut self.inner, self.keys, picture)?;
-        self.history.push(engine.latent(&self.inner), self.keys);
-        let published = (self.tick >= self.publish_from).then_some(self.tick);
-        if published.is_some() {
-            let meta = FrameMeta {
-                tick: self.tick,
-                time_us: time_us(self.tick, self.request.fps),
-                seq: self.seq(),
-                flags: std::mem::take(&mut self.flags),
-            };
-            self.ring.publish(&meta, picture);
-        }
-        self.tick += 1;
-        self.snapshot_in -= 1;
-        if self.snapshot_in == 0 {
-            self.snapshot(&mut scratch.snapshot);
-        }
-        Ok(Turn { published, refused })
-    }
-
-    /// What the script says for this frame. A player's keys do not count in a replay.
-    fn follow<E: Engine<Session = S>>(&mut self, engine: &mut E, mut script: Script) -> Result<Latched, Fault> {
-        while let Some(cue) = script.cue() {
-            match cue {
-                Cue::Instruct { environment, text } => {
-                    let said = Instruction { seq: self.instruction_seq, environment, text };
-                    // The session took it, so the same model takes it again.
-                    self.instruct(said);
-                    if let Some((_, fault)) = self.apply_instruction(engine)? {
-                        return Err(fault);
-                    }
-                }
-                Cue::Reopen => self.reopen(engine)?,
-            }
-        }
-        let keys = script.keys();
-        self.script = Some(script);
-        Ok(Latched { seq: self.control_seq, keys })
-    }
-
-    /// Goes on from the newest latents alone, as a session does in the next worker after a crash.
-    fn reopen<E: Engine<Session = S>>(&mut self, engine: &mut E) -> Result<(), Fault> {
-        let mut fresh = engine.open(&self.request)?;
-        let history: Vec<(Vec<f32>, Keys)> = self.history.iter().map(|(l, k)| (l.to_vec(), k)).collect();
-        self.trace.push(&Change::Continued { tick: self.tick, from: self.tick.saturating_sub(1) });
-        let (environment, text) = (&self.about.environment, self.about.instruction.as_deref());
-        let told = match text.is_none() && *environment == Environment::default() {
-            true => Ok(()),
-            false => engine.instruct(&mut fresh, &self.request, environment, text),
-        };
-        if let Err(fault) = told.and_then(|()| engine.seed(&mut fresh, &history)) {
-            engine.close(fresh);
-            return Err(fault);
-        }
-        engine.close(std::mem::replace(&mut self.inner, fresh));
-        Ok(())
-    }
-
-    fn apply_instruction<E: Engine<Session = S>>(&mut self, engine: &mut E) -> Result<Option<(u32, Fault)>, Fault> {
-        let Some(Instruction { seq, environment, text }) = self.pending.take() else { return Ok(None) };
-        match engine.instruct(&mut self.inner, &self.request, &environment, text.as_deref()) {
-            Ok(()) => {}
-            Err(fault) if fault.device => return Err(fault),
-            Err(fault) => return Ok(Some((seq, fault))),
-        }
-        (self.about.environment, self.about.instruction) = (environment.clone(), text.clone());
-        self.instruction_seq = seq;
-        self.trace.push(&Change::Instruction { tick: self.tick, seq, environment, text });
-        Ok(None)
-    }
-
     /// `seq` of the newest control that the newest frame reflects.
     fn seq(&self) -> u32 {
         self.control_seq.max(self.instruction_seq)
@@ -513,9 +430,10 @@ impl<S> Live<S> {
         self.ring.read_only_fd()
     }
 
-    /// Gives the engine's part back, to be closed.
-    pub fn into_inner(self) -> S {
-        self.inner
+    /// Gives the engine back what is its.
+    pub fn close<E: Engine<Session = S>>(self, engine: &mut E) {
+        self.shared.into_iter().for_each(|shared| engine.unshare(shared));
+        engine.close(self.inner);
     }
 }
 

@@ -8,11 +8,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use super::engine::{Engine, Facts, Fault, chain};
+use super::load::{Demand, Level, Load};
 use super::schedule::{Next, Pace, Schedule, Watch};
 use super::session::{Instruction, Live, Scratch, check_instruction};
 use super::stats::Meter;
 use crate::proto::limits;
 use crate::proto::link::{FromWorker, OpenSession, SessionNumber, ToWorker};
+
+/// After a session was opened anew for another number of steps so many times as long go by until the next one.
+const REOPEN_REST: u32 = 4;
 
 /// Where answers to the api go.
 pub trait Outbox {
@@ -27,7 +31,13 @@ pub struct Sessions<E: Engine> {
     facts: Facts,
     live: BTreeMap<SessionNumber, Live<E::Session>>,
     schedule: Schedule,
+    /// `None`: sessions share the device as well as they can.
+    load: Option<Load>,
     scratch: Scratch,
+    /// Who shares the run.
+    run: Vec<SessionNumber>,
+    /// No session is opened anew for another number of steps before this moment.
+    reopen_from: Duration,
     meter: Meter,
 }
 
@@ -48,12 +58,21 @@ impl<E: Engine> Sessions<E> {
     pub fn new(engine: E, facts: Facts, now: Duration) -> Sessions<E> {
         Sessions {
             engine,
-            facts,
             live: BTreeMap::new(),
             schedule: Schedule::new(),
+            load: facts.rate.map(Load::new),
+            facts,
             scratch: Scratch::default(),
+            run: Vec::new(),
+            reopen_from: now,
             meter: Meter::new(now),
         }
+    }
+
+    /// The engine, after every session was closed.
+    pub fn into_engine(mut self) -> E {
+        self.keep_all();
+        self.engine
     }
 
     pub fn facts(&self) -> &Facts {
@@ -130,12 +149,73 @@ impl<E: Engine> Sessions<E> {
             let message = format!("{real_time} interactive sessions are open, allowed: {max}");
             return Err(Fault::session("worker_full", message));
         }
-        let (live, ring) = Live::open(&mut self.engine, request, fds, &self.facts)?;
-        let bytes = self.scratch.picture.len().max(live.frame_bytes());
+        if request.frames.is_none() {
+            self.admit(&request)?;
+        }
+        let (mut live, ring) = Live::open(&mut self.engine, request, fds, &self.facts)?;
+        self.degrade(&mut live);
+        let run = live.frame_bytes() * self.engine.batch_max();
+        let bytes = self.scratch.picture.len().max(run);
         self.scratch.picture.resize(bytes, 0);
         self.live.insert(session, live);
         out.send(FromWorker::Opened { session }, Some(ring.as_fd()));
         Ok(self.pace_of(session))
+    }
+
+    /// Lets a session in if the device can do what all of them ask for.
+    fn admit(&mut self, request: &OpenSession) -> Result<(), Fault> {
+        if self.load.is_none() {
+            return Ok(());
+        }
+        let size = (request.width, request.height);
+        let (open, new) = (self.demand(), self.demand_of(size, request.fps, request.steps));
+        let Some(load) = &self.load else { return Ok(()) };
+        load.admit(open, new).map_err(|message| Fault::session("worker_full", message))
+    }
+
+    /// The fewest steps of the model.
+    fn steps_min(&self) -> u32 {
+        self.facts.vocabulary.steps.iter().copied().min().unwrap_or(1)
+    }
+
+    fn demand_of(&mut self, size_px: (u32, u32), fps: u32, steps: u32) -> Demand {
+        let fewest = steps.min(self.steps_min());
+        let mut at = |steps| self.engine.flops(size_px, steps) * f64::from(fps);
+        Demand { full: at(steps), fewest_steps: at(fewest) }
+    }
+
+    /// What all interactive sessions ask for.
+    fn demand(&mut self) -> Demand {
+        let played = self.live.values().filter(|live| live.request().frames.is_none());
+        let asked = |live: &Live<E::Session>| {
+            let OpenSession { width, height, fps, .. } = live.request();
+            ((*width, *height), *fps, live.asked_steps())
+        };
+        let all: Vec<_> = played.map(asked).collect();
+        all.into_iter().fold(Demand::default(), |sum, (size, fps, steps)| sum.plus(self.demand_of(size, fps, steps)))
+    }
+
+    /// Tells an interactive session what is given up at the moment.
+    fn degrade(&self, live: &mut Live<E::Session>) {
+        let level = self.load.as_ref().map_or(Level::Full, Load::level);
+        if live.request().frames.is_none() {
+            let steps = if level == Level::Full { u32::MAX } else { self.steps_min() };
+            live.degrade(level > Level::Full, steps);
+        }
+    }
+
+    /// Looks whether the device keeps up, and gives something up or takes it back.
+    fn review(&mut self, now: Duration, deadlines: (u64, u64)) {
+        if self.load.is_none() {
+            return;
+        }
+        let demand = self.demand();
+        let Some(level) = self.load.as_mut().and_then(|load| load.review(now, deadlines, demand)) else { return };
+        log::info!("degraded: {}; {} of {} deadlines were missed", level.name(), deadlines.0, deadlines.1);
+        self.schedule.slow_down(level.periods());
+        let mut live = std::mem::take(&mut self.live);
+        live.values_mut().for_each(|live| self.degrade(live));
+        self.live = live;
     }
 
     fn pace_of(&self, session: SessionNumber) -> Pace {
@@ -164,7 +244,7 @@ impl<E: Engine> Sessions<E> {
         let mut live = self.live.remove(&session)?;
         live.snapshot(&mut self.scratch.snapshot);
         let frames = live.frames();
-        self.engine.close(live.into_inner());
+        live.close(&mut self.engine);
         Some(frames)
     }
 
@@ -199,34 +279,136 @@ impl<E: Engine> Sessions<E> {
         self.schedule.next(now, &Memory(&self.live))
     }
 
-    /// Makes one frame of `session`. Errors: a fault of the device.
+    /// Makes the next frame of `lead` and of all sessions that share its run. Errors: a fault of the device.
     pub fn tick(
         &mut self,
-        session: SessionNumber,
+        lead: SessionNumber,
         clock: &impl Fn() -> Duration,
         out: &mut impl Outbox,
     ) -> Result<(), Fault> {
-        let Some(live) = self.live.get_mut(&session) else {
-            self.schedule.close(session);
-            return Ok(());
-        };
         let start = clock();
-        let turn = live.tick(&mut self.engine, &mut self.scratch);
-        let end = clock();
-        self.schedule.ticked(session, start, end);
-        let turn = match turn {
-            Ok(turn) => turn,
-            Err(fault) => return self.fail(session, fault, out),
+        if !self.live.contains_key(&lead) {
+            self.schedule.close(lead);
+            return Ok(());
+        }
+        let mut run = std::mem::take(&mut self.run);
+        self.gather(lead, start, &mut run);
+        let done = self.run(&mut run, start, clock, out);
+        self.run = run;
+        done
+    }
+
+    /// Who shares the run of `lead`. A session that is opened anew for it is alone: others do not wait for that.
+    fn gather(&mut self, lead: SessionNumber, now: Duration, run: &mut Vec<SessionNumber>) {
+        let (live, engine, changes) = (&self.live, &self.engine, now >= self.reopen_from);
+        let alone = |session: SessionNumber| changes && live.get(&session).is_none_or(Live::changes_steps);
+        let together = |session: SessionNumber| match (live.get(&lead), live.get(&session)) {
+            (Some(a), Some(b)) => !alone(lead) && !alone(session) && engine.go_together(a.inner(), b.inner()),
+            _ => false,
         };
-        self.meter.tick(end.saturating_sub(start));
-        if let Some((seq, fault)) = turn.refused {
-            refuse(session, seq, fault, out);
+        self.schedule.run(lead, (now, engine.batch_max()), &Memory(live), together, run);
+    }
+
+    fn run(
+        &mut self,
+        run: &mut Vec<SessionNumber>,
+        start: Duration,
+        clock: &impl Fn() -> Duration,
+        out: &mut impl Outbox,
+    ) -> Result<(), Fault> {
+        let (lead, mut failed) = (run[0], Vec::new());
+        let changes = start >= self.reopen_from && self.live.get(&lead).is_some_and(Live::changes_steps);
+        run.retain(|&session| {
+            let Some(live) = self.live.get_mut(&session) else { return false };
+            match live.begin(&mut self.engine, &mut self.scratch, changes) {
+                Ok(refused) => {
+                    if let Some((seq, fault)) = refused {
+                        refuse(session, seq, fault, out);
+                    }
+                    true
+                }
+                Err(fault) => {
+                    failed.push((session, fault));
+                    false
+                }
+            }
+        });
+        for (session, fault) in failed {
+            self.schedule.ticked(session, start, clock());
+            self.fail(session, fault, out)?;
         }
-        if let Some(tick) = turn.published {
-            out.send(FromWorker::Frame { session, tick }, None);
+        if run.is_empty() {
+            self.schedule.ticked(lead, start, clock());
+            return Ok(());
         }
-        self.finish_if_done(session, out);
-        Ok(())
+        let made = self.make(run);
+        let end = clock();
+        let took = end.saturating_sub(start);
+        if changes {
+            // One after the other, and no more often than leaves most of the device to the rest.
+            self.reopen_from = end + REOPEN_REST * took;
+        }
+        let mut work = 0.0;
+        for &session in run.iter() {
+            let skipped = self.schedule.ticked(session, start, end);
+            self.meter.frame();
+            let Some(OpenSession { frames, width, height, steps, .. }) = self.live.get(&session).map(Live::request)
+            else {
+                continue;
+            };
+            if frames.is_none() {
+                self.meter.deadline(skipped);
+            }
+            if self.load.is_some() {
+                work += self.engine.flops((*width, *height), *steps);
+            }
+        }
+        self.meter.tick(took);
+        // Only runs that are as large as they come tell what the device can do.
+        if run.len() == self.engine.batch_max()
+            && !changes
+            && let Some(load) = &mut self.load
+        {
+            load.measured(work, took);
+        }
+        match made {
+            Err(fault) if fault.device => Err(fault),
+            Err(fault) => run.iter().try_for_each(|&session| self.fail(session, fault.clone(), out)),
+            Ok(()) => {
+                self.publish(run, out);
+                Ok(())
+            }
+        }
+    }
+
+    /// The engine's run.
+    fn make(&mut self, run: &[SessionNumber]) -> Result<(), Fault> {
+        let mut room = &mut self.scratch.picture[..];
+        let mut parts = Vec::with_capacity(run.len());
+        for (session, live) in &mut self.live {
+            if run.contains(session) {
+                let (picture, rest) = std::mem::take(&mut room).split_at_mut(live.frame_bytes());
+                room = rest;
+                parts.push(live.part(picture));
+            }
+        }
+        self.engine.tick_batch(parts)
+    }
+
+    /// Puts the run's frames into their rings and says so.
+    fn publish(&mut self, run: &[SessionNumber], out: &mut impl Outbox) {
+        let Scratch { picture, snapshot, .. } = &mut self.scratch;
+        let mut made = &picture[..];
+        for (session, live) in &mut self.live {
+            if run.contains(session) {
+                let (picture, rest) = made.split_at(live.frame_bytes());
+                made = rest;
+                if let Some(tick) = live.end(&self.engine, picture, snapshot) {
+                    out.send(FromWorker::Frame { session: *session, tick }, None);
+                }
+            }
+        }
+        run.iter().for_each(|session| self.finish_if_done(*session, out));
     }
 
     fn finish_if_done(&mut self, session: SessionNumber, out: &mut impl Outbox) {
@@ -245,6 +427,12 @@ impl<E: Engine> Sessions<E> {
     /// Sends statistics if a window is over.
     pub fn report(&mut self, now: Duration, out: &mut impl Outbox) {
         let Some(mut stats) = self.meter.report(now) else { return };
+        self.review(now, (stats.deadlines_missed, stats.deadlines));
+        let demand = if self.load.is_some() { self.demand() } else { Demand::default() };
+        if let Some(load) = &self.load {
+            stats.load = load.share(demand.at(load.level()));
+            stats.degraded = load.level().name().to_string();
+        }
         stats.sessions = self.live.len() as u32;
         stats.state_bytes = self.live.values().map(|live| self.engine.state_bytes(live.request())).sum();
         out.send(FromWorker::Stats(stats), None);

@@ -1,5 +1,6 @@
 use std::cell::Cell;
 
+use super::super::engine::{Part, Picture, SharedNumber};
 use super::*;
 use crate::frame::trace::{self, Change};
 use crate::frame::{ControlWriter, FrameMeta, RingReader, Snapshot};
@@ -19,10 +20,17 @@ struct Arithmetic {
     /// The tick (counted over all sessions) that fails, and how.
     fail_at: Option<(u64, Fault)>,
     ticks: u64,
+    /// Most sessions of a run (0: one), and the sizes of the runs so far.
+    batch: usize,
+    runs: Vec<usize>,
+    /// Frames go straight into the rings.
+    shares: bool,
+    shared: BTreeMap<SharedNumber, std::sync::Arc<SharedMemory>>,
 }
 
 struct Sum {
     seed: u64,
+    steps: u32,
     latent: Vec<f32>,
     text: String,
 }
@@ -35,7 +43,12 @@ impl Engine for Arithmetic {
             return Err(Fault::session("prompt_too_long", "the prompt has 99 tokens, allowed: 40"));
         }
         self.open += 1;
-        Ok(Sum { seed: request.seed, latent: vec![request.seed as f32; LATENT], text: String::new() })
+        Ok(Sum {
+            seed: request.seed,
+            steps: request.steps,
+            latent: vec![request.seed as f32; LATENT],
+            text: String::new(),
+        })
     }
 
     fn close(&mut self, _: Sum) {
@@ -66,19 +79,41 @@ impl Engine for Arithmetic {
         Ok(())
     }
 
-    fn tick(&mut self, s: &mut Sum, keys: Keys, picture: &mut [u8]) -> Result<(), Fault> {
-        self.ticks += 1;
-        if let Some((_, fault)) = self.fail_at.clone().filter(|(at, _)| *at == self.ticks) {
-            return Err(fault);
-        }
-        let text: u32 = s.text.bytes().map(u32::from).sum();
-        for (i, v) in s.latent.iter_mut().enumerate() {
-            *v = (*v * 1.7 + i as f32 + f32::from(keys.0) + text as f32 + s.seed as f32 * 0.1) % 251.0;
-        }
-        for (i, p) in picture.iter_mut().enumerate() {
-            *p = s.latent[i % LATENT].to_bits().to_le_bytes()[i % 4];
-        }
-        Ok(())
+    fn batch_max(&self) -> usize {
+        self.batch.max(1)
+    }
+
+    fn go_together(&self, a: &Sum, b: &Sum) -> bool {
+        a.steps == b.steps
+    }
+
+    fn tick_batch(&mut self, parts: Vec<Part<'_, Sum>>) -> Result<(), Fault> {
+        self.runs.push(parts.len());
+        parts.into_iter().try_for_each(|part| match part.picture {
+            Picture::Bytes(picture) => self.frame(part.session, part.keys, picture),
+            Picture::Shared(number, offset) => {
+                let memory = std::sync::Arc::clone(&self.shared[&number]);
+                let mut picture = vec![0; 64 * 64 * 3 / 2];
+                self.frame(part.session, part.keys, &mut picture)?;
+                memory.write(offset, &picture);
+                Ok(())
+            }
+        })
+    }
+
+    fn share(&mut self, memory: &std::sync::Arc<SharedMemory>) -> Option<SharedNumber> {
+        self.shares.then(|| {
+            self.shared.insert(self.open, memory.clone());
+            self.open
+        })
+    }
+
+    fn unshare(&mut self, number: SharedNumber) {
+        self.shared.remove(&number);
+    }
+
+    fn flops(&mut self, _: (u32, u32), steps: u32) -> f64 {
+        1000.0 * f64::from(steps)
     }
 
     fn latent<'a>(&self, s: &'a Sum) -> &'a [f32] {
@@ -87,6 +122,23 @@ impl Engine for Arithmetic {
 
     fn state_bytes(&self, _: &OpenSession) -> u64 {
         1000
+    }
+}
+
+impl Arithmetic {
+    fn frame(&mut self, s: &mut Sum, keys: Keys, picture: &mut [u8]) -> Result<(), Fault> {
+        self.ticks += 1;
+        if let Some((_, fault)) = self.fail_at.clone().filter(|(at, _)| *at == self.ticks) {
+            return Err(fault);
+        }
+        let text: u32 = s.text.bytes().map(u32::from).sum::<u32>() + s.steps;
+        for (i, v) in s.latent.iter_mut().enumerate() {
+            *v = (*v * 1.7 + i as f32 + f32::from(keys.0) + text as f32 + s.seed as f32 * 0.1) % 251.0;
+        }
+        for (i, p) in picture.iter_mut().enumerate() {
+            *p = s.latent[i % LATENT].to_bits().to_le_bytes()[i % 4];
+        }
+        Ok(())
     }
 }
 
@@ -160,6 +212,7 @@ fn facts() -> Facts {
             prompt_tokens_max: 40,
         },
         real_time_max: 3,
+        rate: None,
     }
 }
 
@@ -185,6 +238,8 @@ fn request(session: SessionNumber, frames: Option<u32>) -> OpenSession {
     }
 }
 
+#[path = "batch_tests.rs"]
+mod batch;
 #[path = "replay_tests.rs"]
 mod replay;
 

@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::WorkerError;
 use super::engine::{self, Facts};
@@ -11,7 +11,7 @@ use super::sessions::Sessions;
 use crate::compute::gpu::GpuOptions;
 use crate::compute::{self, DeviceInfo, DeviceKind, Precision};
 use crate::config::Config;
-use crate::model::{Engine, Model, ModelError, ModelInfo, video_prompt};
+use crate::model::{Engine, Model, ModelError, ModelInfo, Picture, SessionSpec, Turn, video_prompt};
 use crate::proto::api::Vocabulary;
 use crate::proto::keys::Keys;
 use crate::proto::link::{
@@ -26,6 +26,10 @@ const PIPELINES_FILE: &str = "pipelines";
 /// Size of the session that warms the device up: the default of a request.
 const WARM_SIZE_PX: (u32, u32) = (320, 192);
 const WARM_SESSION: SessionNumber = 0;
+/// What the capacity is measured with: a run of this many sessions of this size, the best of a few.
+const CALIBRATION_SIZE_PX: (u32, u32) = (1280, 720);
+const CALIBRATION_SESSIONS: usize = 8;
+const CALIBRATION_RUNS: usize = 3;
 
 /// Takes `Start` from the parent, makes everything ready and says so. Errors: what keeps this worker from working.
 pub(super) fn start(parent: Link) -> Result<Server<Engine>, WorkerError> {
@@ -44,6 +48,7 @@ pub(super) fn start(parent: Link) -> Result<Server<Engine>, WorkerError> {
     let model = Model::load(Path::new(&config.model.path))?;
     let mut engine = Engine::new(model.clone(), executor)?;
     warm_up(&mut engine, model.info())?;
+    let rate = capacity(&mut engine, model.info())?;
     // From here on the driver has loaded what it needs.
     protections.narrow(&[], &[]).map_err(WorkerError::Sandbox)?;
 
@@ -54,6 +59,7 @@ pub(super) fn start(parent: Link) -> Result<Server<Engine>, WorkerError> {
         device: format!("{} {} {}", about.device_kind, about.precision, engine.device().detail),
         vocabulary: about.vocabulary.clone(),
         real_time_max: config.worker.sessions_max,
+        rate,
     };
     let clock = Instant::now();
     let sessions = Sessions::new(engine, facts, clock.elapsed());
@@ -105,10 +111,47 @@ fn warm_up(device: &mut Engine, info: &ModelInfo) -> Result<(), WorkerError> {
     let mut session = engine::Engine::open(device, &request)?;
     if matches!(device.device().kind, DeviceKind::VulkanGpu) {
         let mut picture = vec![0; width as usize * height as usize * 3 / 2];
-        engine::Engine::tick(device, &mut session, Keys::NONE, &mut picture)?;
+        device.tick(&mut session, Keys::NONE, &mut picture, None)?;
     }
     engine::Engine::close(device, session);
     Ok(())
+}
+
+/// Floating-point operations a second in runs of several sessions; `None` on a device that is not one for many.
+fn capacity(device: &mut Engine, info: &ModelInfo) -> Result<Option<f64>, WorkerError> {
+    if device.batch_max() == 1 {
+        return Ok(None);
+    }
+    let (width, height) = CALIBRATION_SIZE_PX;
+    let seats = CALIBRATION_SESSIONS.min(device.batch_max());
+    let spec = |seed| SessionSpec {
+        prompt: "a meadow".to_string(),
+        width,
+        height,
+        steps: info.default_steps,
+        seed,
+        perspective: None,
+    };
+    let mut sessions = (0..seats as u64).map(|seed| device.open(&spec(seed))).collect::<Result<Vec<_>, _>>()?;
+    let nothing = vec![0.0; device.last_latent(&sessions[0]).len()];
+    for session in &mut sessions {
+        // Cheaper than a first frame, which has many steps.
+        device.seed(session, &[(nothing.clone(), Keys::NONE)])?;
+    }
+    let mut pictures = vec![vec![0; width as usize * height as usize * 3 / 2]; seats];
+    let mut best = Duration::MAX;
+    for _ in 0..CALIBRATION_RUNS {
+        let turns = sessions.iter_mut().zip(&mut pictures);
+        let turns = turns
+            .map(|(session, picture)| Turn { session, keys: Keys::NONE, picture: Picture::Bytes(picture) })
+            .collect();
+        let began = Instant::now();
+        device.tick_batch(turns, None)?;
+        best = best.min(began.elapsed());
+    }
+    sessions.into_iter().for_each(|session| device.close(session));
+    let work = device.tick_flops(width, height, info.default_steps)? as f64 * seats as f64;
+    Ok(Some(work / best.as_secs_f64().max(1e-9)))
 }
 
 fn about(engine: &Engine, info: &ModelInfo, why: String, sandbox: String) -> AboutWorker {

@@ -67,6 +67,8 @@ fn end_us(bucket: usize) -> f64 {
 pub struct Meter {
     ticks: Histogram,
     frames: u32,
+    deadlines: u64,
+    missed: u64,
     busy: Duration,
     window_began: Duration,
     frames_total: u64,
@@ -77,12 +79,22 @@ impl Meter {
         Meter { window_began: now, ..Meter::default() }
     }
 
-    /// A tick took `time` and made a frame.
+    /// A run took `time`, whatever number of frames it made.
     pub fn tick(&mut self, time: Duration) {
         self.ticks.add(time);
         self.busy += time;
+    }
+
+    /// A run made a frame.
+    pub fn frame(&mut self) {
         self.frames += 1;
         self.frames_total += 1;
+    }
+
+    /// An interactive session had a frame, after it had `missed` deadlines.
+    pub fn deadline(&mut self, missed: u64) {
+        self.deadlines += 1 + missed;
+        self.missed += missed;
     }
 
     /// Other work of the device, such as opening a session.
@@ -108,10 +120,13 @@ impl Meter {
             tick_ms_p95: self.ticks.quantile_ms(0.95),
             busy: (self.busy.as_secs_f64() / seconds).min(1.0),
             frames_total: self.frames_total,
+            deadlines: self.deadlines,
+            deadlines_missed: self.missed,
             ..WorkerStats::default()
         };
         self.ticks.clear();
         self.frames = 0;
+        (self.deadlines, self.missed) = (0, 0);
         self.busy = Duration::ZERO;
         self.window_began = now;
         Some(stats)
@@ -147,12 +162,17 @@ mod tests {
     #[test]
     fn a_window_is_reported_once_and_begins_anew() {
         let mut m = Meter::new(Duration::ZERO);
-        (0..10).for_each(|_| m.tick(20 * MS));
+        (0..10).for_each(|_| {
+            m.tick(20 * MS);
+            m.frame();
+        });
+        m.deadline(2);
         m.work(300 * MS);
         assert_eq!(m.report(999 * MS), None);
         assert_eq!(m.rest(400 * MS), 600 * MS);
         let stats = m.report(1000 * MS).expect("the window is over");
         assert_eq!((stats.frames_per_second, stats.frames_total), (10.0, 10));
+        assert_eq!((stats.deadlines, stats.deadlines_missed), (3, 2));
         assert!((stats.busy - 0.5).abs() < 1e-9);
         assert!((20.0..22.0).contains(&stats.tick_ms_p95));
         let quiet = m.report(3000 * MS).expect("the next one");

@@ -11,10 +11,10 @@ use super::math::{LANES, Lanes, dot, each, exp, load, store, sum};
 use super::memory::{Mat, Memory, Operands, Scratch};
 use super::tasks::{Body, Context, Split};
 
-/// Elements of packed keys and values, and of scores for each task.
+/// Elements of packed keys and values of one sequence, and of scores for each task.
 pub fn space(op: &Attention) -> (usize, usize) {
-    let hd = op.q.cols / op.heads;
-    (op.heads * head_len(op.k.rows, hd), TILE_ROWS * op.k.rows.next_multiple_of(LANES))
+    let (hd, keys) = (op.q.cols / op.heads, op.lengths().1);
+    (op.heads * head_len(keys, hd), TILE_ROWS * keys.next_multiple_of(LANES))
 }
 
 /// Packed keys and values of one head.
@@ -150,6 +150,7 @@ impl Attend<'_> {
     }
 }
 
+/// Attention of one sequence, see [`Attention::sequence`].
 pub fn attention(op: &Attention, memory: &mut Memory<'_>, scratch: &mut Scratch, cx: &Context<'_>) {
     let mut buffer = memory.take(op.y.tensor);
     {
@@ -215,6 +216,7 @@ impl Body for AttendRing<'_> {
     }
 }
 
+/// Attention of one seat.
 pub fn ring_attention(op: &RingAttention, memory: &mut Memory<'_>, scratch: &mut Scratch, cx: &Context<'_>) {
     let mut buffer = memory.take(op.y.tensor);
     {
@@ -233,6 +235,7 @@ pub fn ring_attention(op: &RingAttention, memory: &mut Memory<'_>, scratch: &mut
     memory.put(op.y.tensor, buffer);
 }
 
+/// The copy of one seat.
 pub fn ring_write(op: &RingWrite, memory: &mut Memory<'_>, scratch: &mut Scratch, cx: &Context<'_>) {
     let mut buffer = memory.take(op.ring);
     {

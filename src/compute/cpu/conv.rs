@@ -15,8 +15,8 @@ struct Neighbours<'a> {
 }
 
 impl Rows for Neighbours<'_> {
-    /// Row and column of the pixel.
-    type Row = (usize, usize);
+    /// Line in the picture, line among all pictures, column.
+    type Row = (usize, usize, usize);
 
     #[inline(always)]
     fn taps(&self) -> usize {
@@ -27,17 +27,18 @@ impl Rows for Neighbours<'_> {
         self.x.cols
     }
     #[inline(always)]
-    fn find(&self, row: usize) -> (usize, usize) {
-        (row / self.width, row % self.width)
+    fn find(&self, row: usize) -> (usize, usize, usize) {
+        let line = row / self.width;
+        (line % self.height, line, row % self.width)
     }
     #[inline(always)]
-    fn segment(&self, (i, j): (usize, usize), tap: usize) -> &[f32] {
+    fn segment(&self, (i, line, j): (usize, usize, usize), tap: usize) -> &[f32] {
         // Coordinates in a picture with a border of one pixel.
-        let (i, j) = (i + tap / 3, j + tap % 3);
+        let (i, line, j) = (i + tap / 3, line + tap / 3, j + tap % 3);
         if i == 0 || j == 0 || i > self.height || j > self.width {
             self.zeros
         } else {
-            self.x.row((i - 1) * self.width + j - 1)
+            self.x.row((line - 1) * self.width + j - 1)
         }
     }
 }

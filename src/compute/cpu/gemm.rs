@@ -1,9 +1,10 @@
 //! Matrix products: weights packed once into panels, and a kernel that keeps a tile of the result in registers.
 //!
 //! A panel holds [`LANES`] rows of W (columns of the result), column after column of W, so that the kernel reads it
-//! from front to back. A tile is up to [`TILE_ROWS`] rows times one panel: 12 AVX2 accumulators of 16 registers.
-//! Every element of the result is one chain of fused multiply-adds in the order of k, whatever tile, thread or
-//! position it falls into: results do not depend on how the work was split.
+//! from front to back. A tile is up to [`TILE_ROWS`] rows times one panel: 12 AVX2 accumulators of 16 registers. Where
+//! a panel is one vector (AVX-512) it is two panels: as many accumulators, which is what hides the latency of an
+//! addition. Every element of the result is one chain of fused multiply-adds in the order of k, whatever tile, thread
+//! or position it falls into: results do not depend on how the work was split.
 
 use std::hint::black_box;
 
@@ -156,15 +157,24 @@ impl<R: Rows> Product<'_, R> {
         let first_col = panels.start * LANES;
         for block in rows.clone().step_by(rows_at_once) {
             let block_end = rows.end.min(block + rows_at_once);
-            for panel in panels.clone() {
-                let packed = &self.packed[panel * panel_len..(panel + 1) * panel_len];
+            let mut panel = panels.start;
+            while panel < panels.end {
+                let pair = S::F32_LANES == LANES && panel + 1 < panels.end;
+                let packed = &self.packed[panel * panel_len..(panel + 1 + usize::from(pair)) * panel_len];
                 let col = panel * LANES;
-                let cols = LANES.min(self.n - col);
+                panel += 1 + usize::from(pair);
+                let cols = (panel * LANES).min(self.n) - col;
                 let mut row = block;
                 while row < block_end {
                     let count = TILE_ROWS.min(block_end - row);
                     let y = &mut y[(row - rows.start) * stride + col - first_col..];
                     match count {
+                        6 if pair => self.pair::<S, 6>(simd, row, packed, col, cols, y, stride),
+                        5 if pair => self.pair::<S, 5>(simd, row, packed, col, cols, y, stride),
+                        4 if pair => self.pair::<S, 4>(simd, row, packed, col, cols, y, stride),
+                        3 if pair => self.pair::<S, 3>(simd, row, packed, col, cols, y, stride),
+                        2 if pair => self.pair::<S, 2>(simd, row, packed, col, cols, y, stride),
+                        _ if pair => self.pair::<S, 1>(simd, row, packed, col, cols, y, stride),
                         6 => self.tile::<S, 6>(simd, row, packed, col, cols, y, stride),
                         5 => self.tile::<S, 5>(simd, row, packed, col, cols, y, stride),
                         4 => self.tile::<S, 4>(simd, row, packed, col, cols, y, stride),
@@ -175,6 +185,32 @@ impl<R: Rows> Product<'_, R> {
                     row += count;
                 }
             }
+        }
+    }
+
+    /// M rows times two panels, each of one vector; `packed` holds both.
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments)]
+    fn pair<S: Simd, const M: usize>(
+        &self,
+        simd: S,
+        row: usize,
+        packed: &[f32],
+        col: usize,
+        cols: usize,
+        y: &mut [f32],
+        stride: usize,
+    ) {
+        let mut x = [self.x.find(row); M];
+        for (r, x) in x.iter_mut().enumerate() {
+            *x = self.x.find(row + r);
+        }
+        let halves = packed.split_at(packed.len() / 2);
+        let sums = pair_sums::<S, M>(simd, halves, self.x.taps(), self.x.len(), |r, tap| self.x.segment(x[r], tap));
+        for (r, [left, right]) in sums.into_iter().enumerate() {
+            let (near, far) = y[r * stride..r * stride + cols].split_at_mut(LANES);
+            self.epilogue.finish(left, row + r, col, near);
+            self.epilogue.finish(right, row + r, col + LANES, far);
         }
     }
 
@@ -258,6 +294,44 @@ fn sums_in<'x, S: Simd, const M: usize, const V: usize>(
     let mut out = [[0.0; LANES]; M];
     for (out, acc) in out.iter_mut().zip(&acc) {
         S::as_mut_simd_f32s(out).0.copy_from_slice(acc);
+    }
+    out
+}
+
+/// The products of M rows with two panels of one vector each. The order of every sum is that of [`sums`].
+#[inline(always)]
+fn pair_sums<'x, S: Simd, const M: usize>(
+    simd: S,
+    (left, right): (&[f32], &[f32]),
+    taps: usize,
+    len: usize,
+    segment: impl Fn(usize, usize) -> &'x [f32],
+) -> [[Lanes; 2]; M] {
+    let mut acc = [[simd.splat_f32s(0.0); 2]; M];
+    for tap in 0..taps {
+        let mut x: [&[f32]; M] = [&[]; M];
+        for (r, x) in x.iter_mut().enumerate() {
+            *x = segment(r, tap);
+        }
+        // As in `sums_in`: the rows' addresses stay in registers.
+        let opaque = black_box(x);
+        for (x, opaque) in x.iter_mut().zip(opaque) {
+            *x = &opaque[..len];
+        }
+        let part = |panel| &S::as_simd_f32s(panel).0[tap * len..(tap + 1) * len];
+        for (k, (a, b)) in part(left).iter().zip(part(right)).enumerate() {
+            for r in 0..M {
+                let x = simd.splat_f32s(x[r][k]);
+                acc[r][0] = simd.mul_add_e_f32s(x, *a, acc[r][0]);
+                acc[r][1] = simd.mul_add_e_f32s(x, *b, acc[r][1]);
+            }
+        }
+    }
+    let mut out = [[[0.0; LANES]; 2]; M];
+    for (out, acc) in out.iter_mut().zip(&acc) {
+        for (out, acc) in out.iter_mut().zip(acc) {
+            S::as_mut_simd_f32s(out).0.copy_from_slice(std::slice::from_ref(acc));
+        }
     }
     out
 }

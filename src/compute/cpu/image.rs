@@ -104,9 +104,10 @@ pub fn to_i420(op: &ToI420, memory: &mut Memory<'_>) {
 
 #[inline(always)]
 fn planes(op: &ToI420, r: usize, memory: &mut Memory<'_>) {
-    let mut picture = std::mem::take(&mut memory.bytes[op.y.index()]);
-    {
-        let x = memory.mat(&op.x);
+    let mut pictures = std::mem::take(&mut memory.bytes[op.y.index()]);
+    for (n, picture) in pictures.chunks_exact_mut(op.picture_bytes()).enumerate() {
+        let blocks = op.height * op.width;
+        let x = memory.mat(&op.x.rows(n * blocks, blocks));
         let (h, w, blocks) = (op.out_height, op.out_width, (op.width, r));
         let (y_plane, chroma) = picture.split_at_mut(h * w);
         let (cb_plane, cr_plane) = chroma.split_at_mut(h * w / 4);
@@ -129,5 +130,5 @@ fn planes(op: &ToI420, r: usize, memory: &mut Memory<'_>) {
             }
         }
     }
-    memory.bytes[op.y.index()] = picture;
+    memory.bytes[op.y.index()] = pictures;
 }

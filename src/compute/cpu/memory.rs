@@ -5,7 +5,7 @@ use super::super::plan::{Home, Plan, Tensors};
 use super::super::tensor::{DType, Tensor, View};
 use super::super::weights::WeightSet;
 use super::math::LANES;
-use super::{attention, gemm};
+use super::{State, attention, gemm};
 
 /// A view with its memory: row `r` is `data[r * stride..][..cols]`.
 #[derive(Clone, Copy)]
@@ -33,7 +33,11 @@ impl<'a> Mat<'a> {
 pub struct Memory<'a> {
     pub tensors: &'a Tensors,
     pub weights: &'a WeightSet,
-    pub state: &'a mut [Vec<f32>],
+    pub tables: &'a [Vec<f32>],
+    /// The states of the sessions in the seats.
+    pub seats: &'a mut [State],
+    /// Whose state steps reach now.
+    pub seat: usize,
     /// Slots of the arena; at least as long as the plan's tensors in them.
     pub arena: &'a mut [Vec<f32>],
     /// The plan's byte tensors by tensor index; the others are empty.
@@ -45,7 +49,8 @@ impl Memory<'_> {
     pub fn vector(&self, t: Tensor) -> &[f32] {
         let buffer: &[f32] = match self.tensors.home(t) {
             Home::Weight(id) => &self.weights.get(id).data,
-            Home::State(index) => &self.state[index],
+            Home::State(index) => &self.seats[self.seat].values[index],
+            Home::Table(i) => &self.tables[i],
             Home::Arena(slot) => &self.arena[slot],
         };
         &buffer[..self.tensors.shape(t).elements()]
@@ -55,16 +60,17 @@ impl Memory<'_> {
         Mat { data: &self.vector(v.tensor)[v.offset..v.end()], rows: v.rows, cols: v.cols, stride: v.stride }
     }
 
-    /// Sets all elements of an input.
-    pub fn fill(&mut self, t: Tensor, values: &[f32]) {
+    /// Sets the elements of an input that belong to a seat.
+    pub fn fill(&mut self, t: Tensor, seat: usize, values: &[f32]) {
+        let range = seat * values.len()..(seat + 1) * values.len();
         match self.tensors.home(t) {
             Home::Arena(_) if self.tensors.dtype(t) == DType::U8 => {
                 // Bytes are given as whole numbers from 0 to 255; the cast saturates.
-                self.bytes[t.index()].iter_mut().zip(values).for_each(|(b, v)| *b = *v as u8);
+                self.bytes[t.index()][range].iter_mut().zip(values).for_each(|(b, v)| *b = *v as u8);
             }
-            Home::Arena(slot) => self.arena[slot][..values.len()].copy_from_slice(values),
+            Home::Arena(slot) => self.arena[slot][range].copy_from_slice(values),
             // Inputs have slots of the arena.
-            Home::Weight(_) | Home::State(_) => {}
+            Home::Weight(_) | Home::Table(_) | Home::State(_) => {}
         }
     }
 
@@ -72,17 +78,17 @@ impl Memory<'_> {
     /// [`put`](Self::put); until then the tensor is empty.
     pub fn take(&mut self, t: Tensor) -> Vec<f32> {
         match self.tensors.home(t) {
-            // A plan never writes to a weight: the builder refuses it.
-            Home::Weight(_) => Vec::new(),
-            Home::State(index) => std::mem::take(&mut self.state[index]),
+            // A plan never writes to a constant: the builder refuses it.
+            Home::Weight(_) | Home::Table(_) => Vec::new(),
+            Home::State(index) => std::mem::take(&mut self.seats[self.seat].values[index]),
             Home::Arena(slot) => std::mem::take(&mut self.arena[slot]),
         }
     }
 
     pub fn put(&mut self, t: Tensor, buffer: Vec<f32>) {
         match self.tensors.home(t) {
-            Home::Weight(_) => {}
-            Home::State(index) => self.state[index] = buffer,
+            Home::Weight(_) | Home::Table(_) => {}
+            Home::State(index) => self.seats[self.seat].values[index] = buffer,
             Home::Arena(slot) => self.arena[slot] = buffer,
         }
     }
@@ -144,6 +150,7 @@ impl Scratch {
             let writes = step.op.writes();
             let shares = |v: &&View| writes.iter().any(|w| w.tensor == v.tensor && w != *v);
             let staged: usize = step.op.reads().iter().filter(shares).map(|v| v.rows * v.cols).sum();
+            // What is done for one seat or sequence at a time needs less, never more.
             grow(&mut self.stage, staged);
             match &step.op {
                 Op::Linear(op) => {

@@ -46,6 +46,8 @@ pub struct CpuExecutor {
     plans: Vec<Prepared>,
     states: HashMap<usize, State>,
     next_state: usize,
+    /// The states of a run while it lasts.
+    seats: Vec<State>,
     arena: Vec<Vec<f32>>,
     scratch: Scratch,
 }
@@ -56,6 +58,7 @@ struct Prepared {
     bytes: Vec<Vec<u8>>,
 }
 
+/// A session's state.
 struct State {
     layout: Arc<StateLayout>,
     values: Vec<Vec<f32>>,
@@ -97,6 +100,7 @@ impl CpuExecutor {
             plans: Vec::new(),
             states: HashMap::new(),
             next_state: 0,
+            seats: Vec::new(),
             arena: Vec::new(),
             scratch: Scratch::default(),
         })
@@ -124,16 +128,45 @@ impl CpuExecutor {
     }
 }
 
-fn execute(op: &Op, memory: &mut Memory<'_>, scratch: &mut Scratch, cx: &Context<'_>) {
+/// Runs a step: one that reaches states once for each seat, attention once for each sequence.
+fn execute(op: &Op, plan: &Plan, memory: &mut Memory<'_>, scratch: &mut Scratch, cx: &Context<'_>) {
+    let (tensors, all) = (&plan.tensors, memory.seats.len());
+    let of_seat = |seat: usize| Context { params: &cx.params[seat * plan.param_count..], ..*cx };
+    match op {
+        Op::Attention(op) => {
+            // Sequences of seats without a session have no params.
+            for g in 0..op.groups.count * all / tensors.seats() {
+                let cx = of_seat(g * tensors.seats() / op.groups.count);
+                attention::attention(&op.sequence(g), memory, scratch, &cx);
+            }
+        }
+        op if op.is_seated() => {
+            for seat in 0..all {
+                memory.seat = seat;
+                match op {
+                    Op::RingAttention(op) => {
+                        attention::ring_attention(&op.seat(seat, tensors), memory, scratch, &of_seat(seat));
+                    }
+                    Op::RingWrite(op) => {
+                        attention::ring_write(&op.seat(seat, tensors), memory, scratch, &of_seat(seat));
+                    }
+                    Op::Copy(op) => pointwise::copy(&op.seat(seat, tensors), memory, scratch, cx),
+                    _ => {}
+                }
+            }
+            memory.seat = 0;
+        }
+        op => alike(op, memory, scratch, cx),
+    }
+}
+
+/// The steps that treat all rows alike.
+fn alike(op: &Op, memory: &mut Memory<'_>, scratch: &mut Scratch, cx: &Context<'_>) {
     match op {
         Op::Linear(op) => linear::linear(op, memory, scratch, cx),
         Op::Conv3x3(op) => conv::conv3x3(op, memory, scratch, cx),
         Op::Norm(op) => norm::norm(op, memory, scratch, cx),
         Op::HeadNorm(op) => norm::head_norm(op, memory, cx),
-        Op::Attention(op) => attention::attention(op, memory, scratch, cx),
-        Op::RingAttention(op) => attention::ring_attention(op, memory, scratch, cx),
-        Op::RingWrite(op) => attention::ring_write(op, memory, scratch, cx),
-        Op::Copy(op) => pointwise::copy(op, memory, scratch, cx),
         Op::Add(op) => pointwise::add(op, memory, scratch, cx),
         Op::Axpy(op) => pointwise::axpy(op, memory, scratch, cx),
         Op::GatedGelu(op) => pointwise::gated_gelu(op, memory, scratch, cx),
@@ -142,6 +175,9 @@ fn execute(op: &Op, memory: &mut Memory<'_>, scratch: &mut Scratch, cx: &Context
         Op::GroupMean(op) => image::group_mean(op, memory, scratch, cx),
         Op::Shuffle(op) => image::shuffle(op, memory, scratch, cx),
         Op::ToI420(op) => image::to_i420(op, memory),
+        Op::Attention(_) | Op::RingAttention(_) | Op::RingWrite(_) | Op::Copy(_) => {
+            unreachable!("they have a seat or a sequence")
+        }
     }
 }
 
@@ -217,15 +253,17 @@ impl Executor for CpuExecutor {
     }
 
     fn run(&mut self, mut run: Run<'_>) -> Result<(), ComputeError> {
-        let CpuExecutor { pool, plans, states, weights, packed, arena, scratch, arch, .. } = self;
+        let CpuExecutor { pool, plans, states, seats, weights, packed, arena, scratch, arch, .. } = self;
         let Prepared { plan, bytes } =
             plans.get_mut(run.plan.0).ok_or_else(|| device(format!("plan {} is not prepared", run.plan.0)))?;
-        let state =
-            states.get_mut(&run.state.0).ok_or_else(|| device(format!("state {} does not exist", run.state.0)))?;
-        run::check(plan, &run, &state.layout)?;
-        let mut memory = Memory { tensors: &plan.tensors, weights, state: &mut state.values, arena, bytes };
-        for (t, values) in run.inputs {
-            memory.fill(*t, values);
+        run::check(plan, &run, |id| states.get(&id.0).map(|s| &*s.layout))?;
+        seats.clear();
+        seats.extend(run.states.iter().filter_map(|id| states.remove(&id.0)));
+        let mut memory = Memory { tensors: &plan.tensors, weights, tables: &plan.tables, seats, seat: 0, arena, bytes };
+        for &t in &plan.inputs {
+            for (seat, (_, values)) in run.inputs.iter().filter(|(given, _)| *given == t).enumerate() {
+                memory.fill(t, seat, values);
+            }
         }
         let cx = Context { arch: *arch, threads: pool.current_num_threads(), params: run.params, packed };
         let mut profile = run.profile.take();
@@ -233,18 +271,26 @@ impl Executor for CpuExecutor {
         pool.install(|| {
             for step in &plan.steps {
                 let start = Instant::now();
-                execute(&step.op, &mut memory, scratch, &cx);
+                execute(&step.op, plan, &mut memory, scratch, &cx);
                 if let Some(profile) = profile.as_deref_mut() {
                     profile.push(&step.name, step.op.label(), start.elapsed(), plan.cost(step));
                 }
             }
         });
-        for (t, output) in run.outputs.iter_mut() {
-            match output {
-                Output::F32(out) => out.copy_from_slice(memory.vector(*t)),
-                Output::Bytes(out) => out.copy_from_slice(&memory.bytes[Tensor::index(*t)]),
+        for &t in &plan.outputs {
+            let wanted = run.outputs.iter_mut().filter(|(wanted, _)| *wanted == t);
+            for (seat, (_, output)) in wanted.enumerate() {
+                match output {
+                    Output::F32(out) => out.copy_from_slice(&memory.vector(t)[seat * out.len()..][..out.len()]),
+                    Output::Bytes(out) => {
+                        out.copy_from_slice(&memory.bytes[Tensor::index(t)][seat * out.len()..][..out.len()]);
+                    }
+                    // Nothing is shared with this executor, so nobody has an id.
+                    Output::Shared { .. } => {}
+                }
             }
         }
+        states.extend(run.states.iter().map(|id| id.0).zip(seats.drain(..)));
         Ok(())
     }
 }

@@ -99,7 +99,7 @@ pub fn head_norm(op: &HeadNorm, memory: &mut Memory<'_>, cx: &Context<'_>) {
     let mut buffer = memory.take(op.x.tensor);
     let (hd, eps) = (op.x.cols / op.heads, op.eps);
     let weight = memory.vector(op.weight);
-    let rope = op.rope.map(|r| (memory.vector(r.cos), memory.vector(r.sin)));
+    let rope = op.rope.map(|r| (memory.vector(r.cos), memory.vector(r.sin), r.each));
     let rows = &mut buffer[op.x.offset..op.x.end()];
     cx.each_row(
         rows,
@@ -110,9 +110,8 @@ pub fn head_norm(op: &HeadNorm, memory: &mut Memory<'_>, cx: &Context<'_>) {
             for head in x.chunks_exact_mut(hd) {
                 let r = inverse_rms(head, eps);
                 each(head, [weight], |x, [w]| (0..LANES).for_each(|i| x[i] = x[i] * r * w[i]));
-                if let Some((cos, sin)) = rope {
-                    // Tables of one row hold for all rows.
-                    let at = if cos.len() == hd { 0 } else { row * hd };
+                if let Some((cos, sin, each)) = rope {
+                    let at = row / each % (cos.len() / hd) * hd;
                     rotate(head, &cos[at..at + hd], &sin[at..at + hd]);
                 }
             }

@@ -86,7 +86,10 @@ fn build(b: &mut PlanBuilder, x: View, h: View, rings: [usize; 2]) -> Result<(),
     b.push("norm", Norm { x: h, kind: norm, eps: 1e-6, y: n })?;
     b.push("qkv", plain(n, w_qkv?, qkv))?;
     b.push("head", HeadNorm { x: q, heads: HEADS, weight: head?, rope: None, eps: 1e-6 })?;
-    b.push("space", Attention { q, k, v, heads: HEADS, scale, key_count: None, bias: None, y: o })?;
+    b.push(
+        "space",
+        Attention { q, k, v, heads: HEADS, scale, key_count: None, bias: None, groups: Groups::ONE, y: o },
+    )?;
     let w_proj = w_proj?;
     b.push("proj", Linear { res: Some(h), ..plain(o, w_proj, h) })?;
     b.push("k", RingWrite { x: k, ring: k_ring, slot, whole: k_whole })?;
@@ -115,7 +118,7 @@ impl Session<'_> {
         let params = [(frame % SLOTS) as u32, (frame + 1).min(SLOTS) as u32];
         let outputs = &mut [(self.y, Output::F32(&mut out))];
         let inputs = &[(self.x, &x[..])];
-        let run = Run { plan: self.plan, state, inputs, params: &params, outputs, profile: None };
+        let run = Run { plan: self.plan, states: &[state], inputs, params: &params, outputs, profile: None };
         self.executor.run(run).expect("a valid run");
         out
     }
@@ -174,7 +177,7 @@ fn a_profile_has_every_step() {
     let state = cpu.create_state(&layout).expect("states are vectors");
     let mut profile = Profile::default();
     let inputs = &[(x, &vec![0.5; TOKENS * WIDTH][..])];
-    let run = Run { plan, state, inputs, params: &[0, 1], outputs: &mut [], profile: Some(&mut profile) };
+    let run = Run { plan, states: &[state], inputs, params: &[0, 1], outputs: &mut [], profile: Some(&mut profile) };
     cpu.run(run).expect("a valid run");
     assert_eq!(profile.entries.iter().map(|e| e.step.clone()).collect::<Vec<_>>(), names);
     assert_eq!(profile.entries.iter().map(|e| e.cost.flops).sum::<u64>(), flops);
@@ -197,7 +200,7 @@ fn what_cannot_run_is_refused() {
     let values = vec![0.5; TOKENS * WIDTH];
     let inputs = &[(x, &values[..])];
     let mut go = |plan: usize, state: usize, params: &[u32]| {
-        cpu.run(Run { plan: PlanId(plan), state: StateId(state), inputs, params, outputs: &mut [], profile: None })
+        cpu.run(Run { plan: PlanId(plan), states: &[StateId(state)], inputs, params, outputs: &mut [], profile: None })
     };
     assert!(go(plan.0 + 1, state.0, &[0, 1]).is_err(), "no such plan");
     assert!(go(plan.0, state.0 + 1, &[0, 1]).is_err(), "no such state");
@@ -208,6 +211,6 @@ fn what_cannot_run_is_refused() {
     go(plan.0, state.0, &[SLOTS as u32 - 1, SLOTS as u32]).expect("the last slot of a full ring");
     let empty = Arc::new(StateLayout::default());
     let wrong = cpu.create_state(&empty).expect("a state without entries");
-    let run = Run { plan, state: wrong, inputs, params: &[0, 1], outputs: &mut [], profile: None };
+    let run = Run { plan, states: &[wrong], inputs, params: &[0, 1], outputs: &mut [], profile: None };
     assert!(cpu.run(run).is_err(), "a state of another layout");
 }

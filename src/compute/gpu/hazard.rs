@@ -59,7 +59,7 @@ impl Hazards {
 fn accesses(op: &Op, tensors: &Tensors) -> Vec<Access> {
     let access = |tensor: Tensor, view: Option<View>, write: bool| {
         let place = match tensors.home(tensor) {
-            Home::Weight(_) => return None,
+            Home::Weight(_) | Home::Table(_) => return None,
             Home::State(i) => Place::State(i),
             Home::Arena(slot) => Place::Slot(slot),
         };

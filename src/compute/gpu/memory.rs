@@ -7,7 +7,7 @@ use half::slice::HalfFloatSliceExt;
 
 use super::super::plan::{SLOT_ALIGN, TensorInfo};
 use super::super::weights::WeightId;
-use super::super::{ComputeError, DType, Precision, Shape, StateLayout, WeightSet};
+use super::super::{ComputeError, DType, Plan, Precision, Shape, StateLayout, WeightSet};
 use crate::vk::{Buffer, Device, Place, Recorder, Stage};
 
 /// Size of the mapped buffers for weights and states in bytes.
@@ -40,6 +40,42 @@ impl Layout {
     /// All parts together.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+}
+
+/// Where the slots of a plan's arena are: the arena is one buffer, or several where a buffer cannot be so large.
+#[derive(Debug)]
+pub(super) struct Slots {
+    /// Buffer and offset of each slot.
+    places: Vec<(usize, u64)>,
+    /// Bytes of each buffer.
+    bytes: Vec<u64>,
+}
+
+impl Slots {
+    /// Fills buffers of up to `most` bytes, in order; a slot that is larger is alone in one.
+    pub fn new(sizes: impl Iterator<Item = u64>, most: u64) -> Slots {
+        let mut slots = Slots { places: Vec::new(), bytes: Vec::new() };
+        for size in sizes {
+            let size = size.next_multiple_of(SLOT_ALIGN as u64);
+            match slots.bytes.last() {
+                Some(last) if last + size <= most => {}
+                _ => slots.bytes.push(0),
+            }
+            let buffer = slots.bytes.len() - 1;
+            slots.places.push((buffer, slots.bytes[buffer]));
+            slots.bytes[buffer] += size;
+        }
+        slots
+    }
+
+    pub fn place(&self, slot: usize) -> (usize, u64) {
+        self.places[slot]
+    }
+
+    /// Bytes of each buffer.
+    pub fn bytes(&self) -> &[u64] {
+        &self.bytes
     }
 }
 
@@ -201,6 +237,37 @@ impl Weights {
     }
 }
 
+/// The tables of a plan on the device.
+pub(super) struct Tables {
+    pub buffer: Arc<Buffer>,
+    places: Layout,
+}
+
+impl Tables {
+    /// `None` if the plan has none.
+    pub fn upload(device: &Device, transfer: &mut Transfer, plan: &Plan) -> Result<Option<Tables>, ComputeError> {
+        if plan.tables.is_empty() {
+            return Ok(None);
+        }
+        let places = Layout::new(plan.tables.iter().map(|t| 4 * t.len() as u64));
+        let name = format!("{}: tables", plan.name);
+        let buffer = Arc::new(Buffer::new(device, &name, places.bytes(), Place::Device)?);
+        for (i, values) in plan.tables.iter().enumerate() {
+            transfer.upload(&buffer, places.offset(i), DType::F32, values)?;
+        }
+        Ok(Some(Tables { buffer, places }))
+    }
+
+    pub fn address(&self, index: usize) -> u64 {
+        self.buffer.address() + self.places.offset(index)
+    }
+}
+
+/// Where the entries of a session's state lie in it.
+pub(super) fn state_places(layout: &StateLayout) -> Layout {
+    Layout::new(layout.entries().iter().map(|(_, shape, dtype)| (shape.elements() * dtype.bytes()) as u64))
+}
+
 /// A session's state on the device.
 pub(super) struct State {
     pub layout: Arc<StateLayout>,
@@ -211,8 +278,7 @@ pub(super) struct State {
 
 impl State {
     pub fn new(device: &Device, id: usize, layout: &Arc<StateLayout>) -> Result<State, ComputeError> {
-        let sizes = layout.entries().iter().map(|(_, shape, dtype)| (shape.elements() * dtype.bytes()) as u64);
-        let places = Layout::new(sizes);
+        let places = state_places(layout);
         let buffer = Arc::new(Buffer::new(device, &format!("state {id}"), places.bytes(), Place::Device)?);
         let mut r = Recorder::new(device, "zero a state", 0)?;
         r.zero(&buffer);
@@ -224,6 +290,15 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn slots_fill_one_buffer_after_the_other() {
+        let slots = Slots::new([100, 300, 2000, 512, 256].into_iter(), 1024);
+        let places: Vec<_> = (0..5).map(|i| slots.place(i)).collect();
+        assert_eq!(places, [(0, 0), (0, 256), (1, 0), (2, 0), (2, 512)]);
+        assert_eq!(slots.bytes(), [768, 2048, 768]);
+        assert!(Slots::new(std::iter::empty(), 1024).bytes().is_empty());
+    }
 
     #[test]
     fn parts_are_aligned_and_apart() {

@@ -10,22 +10,30 @@
 mod hazard;
 pub(crate) mod kernels;
 mod memory;
+mod prepared;
 mod record;
+mod tune;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use self::kernels::KernelId;
-use self::memory::{Layout, State, Transfer, Weights};
+use self::kernels::{DELIVERED_BYTES, Matrix, Target, Variant};
+use self::memory::{Layout, Slots, State, Tables, Transfer, Weights};
+use self::prepared::Prepared;
 use self::record::{Addressing, Recording};
 use super::plan::Home;
 use super::{
-    ComputeError, DType, DeviceInfo, DeviceKind, Executor, Output, Plan, PlanId, Precision, Run, StateId, StateLayout,
-    Tensor, WeightSet, run,
+    ComputeError, DType, DeviceInfo, DeviceKind, Executor, Output, Plan, PlanId, Precision, Run, SharedId, StateId,
+    StateLayout, Tensor, WeightSet, run,
 };
-use crate::vk::{self, Buffer, Canary, Device, Instance, PhysicalKind, Pipeline, PipelineCache, Place, VkError};
+use crate::sys::shm::SharedMemory;
+use crate::vk::{
+    self, Buffer, Canary, Device, Imported, Instance, Module, PhysicalKind, Pipeline, PipelineCache, Place, VkError,
+};
 
+pub use self::kernels::tile::{Cut, Tile};
+pub use self::tune::Timed;
 pub use crate::vk::Validation;
 
 impl From<VkError> for ComputeError {
@@ -41,42 +49,62 @@ impl From<VkError> for ComputeError {
     }
 }
 
+/// Which kernels a device runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tier {
+    /// Products, convolutions and attention on cooperative matrices, in f16; everything else as below.
+    Matrix,
+    /// Subgroup operations and registers: any device, any precision.
+    Subgroup,
+}
+
+impl Tier {
+    /// The name in the log, in the status and on command lines.
+    pub fn name(self) -> &'static str {
+        match self {
+            Tier::Matrix => "coopmat",
+            Tier::Subgroup => "subgroup",
+        }
+    }
+
+    /// The tier of that name.
+    pub fn parse(name: &str) -> Option<Tier> {
+        [Tier::Matrix, Tier::Subgroup].into_iter().find(|t| t.name() == name)
+    }
+}
+
 /// How to open a device.
 #[derive(Clone, Debug, Default)]
 pub struct GpuOptions {
     /// `None`: f16 on hardware that has it, else f32.
     pub precision: Option<Precision>,
+    /// `None`: the best that the device has.
+    pub tier: Option<Tier>,
     pub validation: Validation,
-    /// File for the driver's compiled kernels; it need not exist, and `None` keeps none.
+    /// File for the driver's compiled kernels; it need not exist, and `None` keeps none. Measured tiles lie beside it.
     pub pipeline_cache: Option<PathBuf>,
-}
-
-/// A plan with the memory through which its inputs and outputs pass.
-struct Prepared {
-    plan: Arc<Plan>,
-    /// Offset of every arena slot.
-    slots: Layout,
-    /// Constants among the params, in the order in which they follow the slots of a run.
-    constants: Vec<u32>,
-    /// Params first, then every input.
-    upload: Arc<Buffer>,
-    inputs: Layout,
-    /// Every output.
-    download: Arc<Buffer>,
-    outputs: Layout,
-    /// Where kernels read params.
-    params: Arc<Buffer>,
+    /// Measure which tiles are the best for the products of a plan; `None`: on hardware.
+    pub tune: Option<bool>,
+    /// Every product gets the tile of this number, if the device has so many: for tests.
+    pub tile: Option<usize>,
 }
 
 /// What a recording depends on.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Key {
     plan: PlanId,
-    state: StateId,
+    /// The session of a plan with one seat. With several of them a recording finds the sessions in a table.
+    state: Option<StateId>,
     /// Outputs that are copied to the host, in the plan's order.
     outputs: Vec<Tensor>,
+    /// The output that kernels write into shared memory.
+    delivered: Option<Tensor>,
     profiled: bool,
 }
+
+/// The arena's buffers are of this size at the most, unless one slot alone is larger: drivers have a limit that the
+/// plans of large models reach.
+const ARENA_BUFFER_BYTES: u64 = 2 << 30;
 
 /// See the module text. Fields are dropped in order: recordings before what they use, the device last.
 pub struct GpuExecutor {
@@ -85,10 +113,16 @@ pub struct GpuExecutor {
     plans: Vec<Prepared>,
     states: HashMap<usize, State>,
     next_state: usize,
+    shared: HashMap<usize, Imported>,
+    next_shared: usize,
     weights: Weights,
-    arena: Option<Arc<Buffer>>,
-    pipelines: HashMap<KernelId, Arc<Pipeline>>,
+    arena: Vec<Arc<Buffer>>,
+    target: Target,
+    pipelines: HashMap<Variant, Arc<Pipeline>>,
     cache: PipelineCache,
+    /// Whether products are measured, and the file with what was found.
+    tunes: bool,
+    tiles: Option<PathBuf>,
     transfer: Transfer,
     canary: Arc<Canary>,
     device: Device,
@@ -125,6 +159,20 @@ impl GpuExecutor {
             None if features.float16 && !software => Precision::F16,
             None => Precision::F32,
         };
+        let matrix = match options.tier {
+            Some(Tier::Subgroup) => None,
+            _ if precision != Precision::F16 => None,
+            _ => matrix(&device),
+        };
+        if options.tier == Some(Tier::Matrix) && matrix.is_none() {
+            let what = format!("{} has no cooperative matrices of 16-bit floats in {precision:?}", entry.name);
+            return Err(ComputeError::NoDevice { what });
+        }
+        let tiles = options.pipeline_cache.as_deref().map(tune::path);
+        let tuned = match (&tiles, &matrix) {
+            (Some(path), Some(matrix)) => tune::load(path, &device.identity(), matrix),
+            _ => BTreeMap::new(),
+        };
         let checks = match instance.validation() {
             Validation::Off => "",
             _ => ", with validation layers",
@@ -133,7 +181,7 @@ impl GpuExecutor {
             kind: if software { DeviceKind::VulkanCpu } else { DeviceKind::VulkanGpu },
             name: entry.name.clone(),
             precision,
-            detail: format!("vulkan:{index}, subgroups of {}{checks}", limits.subgroup_size),
+            detail: format!("vulkan:{index}, {}, subgroups of {}{checks}", tier(matrix.as_ref()), limits.subgroup_size),
             memory_bytes: limits.memory_bytes,
         };
         Ok(GpuExecutor {
@@ -142,8 +190,13 @@ impl GpuExecutor {
             plans: Vec::new(),
             states: HashMap::new(),
             next_state: 0,
+            shared: HashMap::new(),
+            next_shared: 0,
             weights: Weights::default(),
-            arena: None,
+            arena: Vec::new(),
+            target: Target { precision, matrix, tuned, forced: options.tile },
+            tunes: options.tune.unwrap_or(!software) && options.tile.is_none(),
+            tiles,
             pipelines: HashMap::new(),
             cache: PipelineCache::open(&device, options.pipeline_cache.as_deref())?,
             transfer: Transfer::new(&device)?,
@@ -175,41 +228,55 @@ impl GpuExecutor {
         Ok(())
     }
 
-    /// Makes the arena at least this large. A new one has new addresses, so every recording becomes void.
-    fn grow_arena(&mut self, bytes: u64) -> Result<(), ComputeError> {
-        if self.arena.as_ref().is_some_and(|a| a.bytes() >= bytes) {
-            return Ok(());
+    /// Makes the buffers of the arena at least this large. New ones have new addresses, so every recording becomes
+    /// void.
+    fn grow_arena(&mut self, bytes: &[u64]) -> Result<(), ComputeError> {
+        for (i, &bytes) in bytes.iter().enumerate() {
+            if self.arena.get(i).is_some_and(|a| a.bytes() >= bytes) {
+                continue;
+            }
+            self.recordings.clear();
+            let larger = |device| Buffer::new(device, &format!("arena {i}"), bytes, Place::Device).map(Arc::new);
+            if i < self.arena.len() {
+                // The old one goes first: both may not fit.
+                self.arena[i] = Arc::new(Buffer::new(&self.device, "arena", 4, Place::Device)?);
+                self.arena[i] = larger(&self.device)?;
+            } else {
+                self.arena.push(larger(&self.device)?);
+            }
         }
-        self.recordings.clear();
-        self.arena = None;
-        self.arena = Some(Arc::new(Buffer::new(&self.device, "arena", bytes, Place::Device)?));
         Ok(())
     }
 
-    fn pipeline(&mut self, id: KernelId) -> Result<(), ComputeError> {
-        if !self.pipelines.contains_key(&id) {
-            let kernel = id.kernel();
-            let words = kernel.words(self.info.precision);
-            let pipeline = Pipeline::new(&self.device, &self.cache, kernel.name, words, kernel.push_bytes)?;
-            self.pipelines.insert(id, Arc::new(pipeline));
+    fn pipeline(&mut self, variant: Variant) -> Result<(), ComputeError> {
+        if !self.pipelines.contains_key(&variant) {
+            let (kernel, spec) = (variant.0.kernel(), variant.1);
+            let module = Module {
+                words: kernel.words(self.info.precision),
+                push_bytes: kernel.push_bytes,
+                spec: spec.values(),
+                subgroup: self.target.matrix.map(|m| m.lanes).filter(|_| !kernel.specs.is_empty()),
+            };
+            let pipeline = Pipeline::new(&self.device, &self.cache, kernel.name, module)?;
+            self.pipelines.insert(variant, Arc::new(pipeline));
         }
         Ok(())
     }
 
     /// Compiles the kernels of a plan and returns the constants among its params.
-    fn compile(&mut self, plan: &Plan, slots: &Layout) -> Result<Vec<u32>, ComputeError> {
+    fn compile(&mut self, plan: &Plan, slots: &Slots) -> Result<Vec<u32>, ComputeError> {
         let addressing = Addressing::dry(plan, slots);
         let mut used = Vec::new();
         for step in &plan.steps {
-            for dispatch in kernels::lower(&step.op, plan, &addressing, self.info.precision) {
-                if !used.contains(&dispatch.kernel) {
-                    used.push(dispatch.kernel);
+            for dispatch in kernels::lower(&step.op, plan, &addressing, &self.target) {
+                if !used.contains(&dispatch.variant()) {
+                    used.push(dispatch.variant());
                 }
             }
         }
         let before = self.pipelines.len();
-        for id in used {
-            self.pipeline(id)?;
+        for variant in used {
+            self.pipeline(variant)?;
         }
         if self.pipelines.len() > before {
             self.cache.save();
@@ -223,21 +290,61 @@ impl GpuExecutor {
             return Ok(());
         }
         let prepared = &self.plans[key.plan.0];
-        let state = &self.states[&key.state.0];
-        let arena = self.arena.as_ref().expect("`prepare` made the arena before it gave out the plan's id");
-        let memory = record::Memory { prepared, state, weights: &self.weights, arena };
-        let steps = record::lower(&memory, self.info.precision)?;
-        let missing: Vec<KernelId> = steps.iter().flatten().map(|d| d.kernel).collect();
-        for id in missing {
-            self.pipeline(id)?;
+        let state = key.state.map(|id| &self.states[&id.0]);
+        let memory = record::Memory { prepared, state, weights: &self.weights, arena: &self.arena };
+        let steps = record::lower(&memory, &self.target)?;
+        let delivery = record::deliveries(&memory, key);
+        let needed: Vec<Variant> = steps.iter().flatten().chain(&delivery).map(|d| d.variant()).collect();
+        for variant in needed {
+            self.pipeline(variant)?;
         }
         let prepared = &self.plans[key.plan.0];
-        let state = &self.states[&key.state.0];
-        let arena = self.arena.as_ref().expect("as above");
-        let memory = record::Memory { prepared, state, weights: &self.weights, arena };
+        let state = key.state.map(|id| &self.states[&id.0]);
+        let memory = record::Memory { prepared, state, weights: &self.weights, arena: &self.arena };
         let recording = record::record(&self.device, &memory, &steps, &self.pipelines, key)?;
         self.recordings.insert(key.clone(), recording);
         Ok(())
+    }
+
+    /// Records a plan of several seats with all of its outputs, so that no tick has to.
+    fn record_batch(&mut self, id: PlanId) -> Result<(), ComputeError> {
+        let plan = &self.plans[id.0].plan;
+        if plan.seats() == 1 {
+            return Ok(());
+        }
+        let outputs = plan.outputs.clone();
+        let picture = outputs.iter().copied().find(|&t| plan.tensors.dtype(t) == DType::U8);
+        let shared = picture.filter(|&t| plan.seat_elements(t).is_multiple_of(DELIVERED_BYTES));
+        if let Some(t) = shared.filter(|_| self.device.features().host_memory) {
+            let outputs = outputs.iter().copied().filter(|&o| o != t).collect();
+            self.record(&Key { plan: id, state: None, outputs, delivered: Some(t), profiled: false })?;
+        }
+        self.record(&Key { plan: id, state: None, outputs, delivered: None, profiled: false })
+    }
+
+    /// The output of a run that kernels write into shared memory: all of its seats must want it there, where kernels
+    /// can write.
+    fn delivered(&self, plan: &Plan, outputs: &[(Tensor, Output<'_>)]) -> Result<Option<Tensor>, ComputeError> {
+        let mut found = None;
+        let mut direct = true;
+        for (t, output) in outputs {
+            let bytes = plan.seat_elements(*t);
+            match output {
+                Output::Shared { memory, offset } => {
+                    let length = self.shared.get(&memory.0).map_or(0, |s| s.owner().len());
+                    if offset + bytes > length {
+                        let what = format!("{bytes} bytes at {offset} of shared memory of {length}");
+                        return Err(ComputeError::Run { plan: plan.name.clone(), what });
+                    }
+                    direct &= bytes.is_multiple_of(DELIVERED_BYTES) && offset.is_multiple_of(DELIVERED_BYTES);
+                    direct &= found.is_none_or(|f| f == *t);
+                    found = Some(*t);
+                }
+                Output::Bytes(_) => direct = false,
+                Output::F32(_) => {}
+            }
+        }
+        Ok(found.filter(|_| direct))
     }
 
     fn state(&self, id: StateId) -> Result<&State, ComputeError> {
@@ -275,11 +382,20 @@ impl Executor for GpuExecutor {
 
     fn prepare(&mut self, plan: Arc<Plan>) -> Result<PlanId, ComputeError> {
         self.admit(&plan)?;
-        let slots = Layout::new(plan.slots.iter().map(|&b| b as u64));
+        let most = self.device.limits().buffer_bytes_max.min(ARENA_BUFFER_BYTES);
+        let slots = Slots::new(plan.slots.iter().map(|&b| b as u64), most);
         self.grow_arena(slots.bytes())?;
+        if self.tunes && self.target.matrix.is_some() {
+            let addressing = Addressing::dry(&plan, &slots);
+            let product = |s: &super::plan::Step| kernels::product(&s.op, &plan, &addressing, &self.target);
+            let products: BTreeSet<_> = plan.steps.iter().filter_map(product).collect();
+            self.tune(&products.into_iter().collect::<Vec<_>>())?;
+        }
         let constants = self.compile(&plan, &slots)?;
         let size = |&t: &Tensor| plan.tensors.bytes(t) as u64;
-        let params_bytes = 4 * (plan.param_count + constants.len()).max(1) as u64;
+        let table_bytes = Prepared::table_bytes(plan.seats());
+        let words = plan.seats() * plan.param_count + constants.len();
+        let params_bytes = table_bytes + 4 * words.max(1) as u64;
         let inputs = Layout::new(std::iter::once(params_bytes).chain(plan.inputs.iter().map(size)));
         let outputs = Layout::new(plan.outputs.iter().map(size));
         let buffer = |what: &str, bytes, place| {
@@ -288,8 +404,15 @@ impl Executor for GpuExecutor {
         let upload = buffer("inputs", inputs.bytes(), Place::Upload)?;
         let download = buffer("outputs", outputs.bytes(), Place::Download)?;
         let params = buffer("params", params_bytes, Place::Device)?;
-        self.plans.push(Prepared { slots, constants, upload, inputs, download, outputs, params, plan });
-        Ok(PlanId(self.plans.len() - 1))
+        let places = memory::state_places(&plan.state);
+        let tables = Tables::upload(&self.device, &mut self.transfer, &plan)?;
+        self.plans.push(Prepared { slots, constants, upload, inputs, download, outputs, params, places, tables, plan });
+        let id = PlanId(self.plans.len() - 1);
+        // A larger arena made all recordings void.
+        for i in 0..self.plans.len() {
+            self.record_batch(PlanId(i))?;
+        }
+        Ok(id)
     }
 
     fn create_state(&mut self, layout: &Arc<StateLayout>) -> Result<StateId, ComputeError> {
@@ -301,7 +424,7 @@ impl Executor for GpuExecutor {
     }
 
     fn destroy_state(&mut self, state: StateId) {
-        self.recordings.retain(|key, _| key.state != state);
+        self.recordings.retain(|key, _| key.state != Some(state));
         self.states.remove(&state.0);
     }
 
@@ -315,20 +438,39 @@ impl Executor for GpuExecutor {
         self.transfer.upload(&buffer, offset, dtype, values)
     }
 
+    fn share(&mut self, memory: &Arc<SharedMemory>) -> Result<Option<SharedId>, ComputeError> {
+        let id = self.next_shared;
+        let Some(imported) = Imported::new(&self.device, &format!("shared {id}"), memory)? else { return Ok(None) };
+        self.shared.insert(id, imported);
+        self.next_shared += 1;
+        Ok(Some(SharedId(id)))
+    }
+
+    fn unshare(&mut self, shared: SharedId) {
+        self.shared.remove(&shared.0);
+    }
+
     fn run(&mut self, run: Run<'_>) -> Result<(), ComputeError> {
         let unknown = || ComputeError::Device { what: format!("there is no plan {}", run.plan.0) };
         let prepared = self.plans.get(run.plan.0).ok_or_else(unknown)?;
-        run::check(&prepared.plan, &run, &self.state(run.state)?.layout)?;
-        let wanted = |t: &Tensor| run.outputs.iter().any(|(given, _)| given == t);
+        run::check(&prepared.plan, &run, |id| self.states.get(&id.0).map(|s| &*s.layout))?;
+        let delivered = self.delivered(&prepared.plan, run.outputs)?;
+        let wanted = |t: &Tensor| delivered != Some(*t) && run.outputs.iter().any(|(given, _)| given == t);
         let outputs = prepared.plan.outputs.iter().copied().filter(wanted).collect();
-        let key = Key { plan: run.plan, state: run.state, outputs, profiled: run.profile.is_some() };
+        let state = (prepared.plan.seats() == 1).then(|| run.states[0]);
+        let key = Key { plan: run.plan, state, outputs, delivered, profiled: run.profile.is_some() };
         self.record(&key)?;
 
         let prepared = &self.plans[run.plan.0];
-        prepared.write_inputs(run.inputs, run.params)?;
+        let table = run.states.iter().map(|id| self.states[&id.0].buffer.address());
+        let targets = run.outputs.iter().filter(|(t, _)| delivered == Some(*t)).map(|(_, output)| match output {
+            Output::Shared { memory, offset } => self.shared[&memory.0].address() + *offset as u64,
+            _ => 0,
+        });
+        prepared.write_inputs((table, targets), run.inputs, run.params)?;
         let recording = self.recordings.get_mut(&key).expect("it was recorded just now");
         recording.commands.run()?;
-        prepared.read_outputs(run.outputs)?;
+        prepared.read_outputs(run.outputs, delivered, &self.shared)?;
         match run.profile {
             Some(profile) => recording.report(&prepared.plan, profile),
             None => Ok(()),
@@ -336,35 +478,23 @@ impl Executor for GpuExecutor {
     }
 }
 
-impl Prepared {
-    fn write_inputs(&self, inputs: &[(Tensor, &[f32])], params: &[u32]) -> Result<(), ComputeError> {
-        let words = params[..self.plan.param_count].iter().chain(&self.constants);
-        self.upload.map(|bytes| {
-            for (to, word) in bytes.chunks_exact_mut(4).zip(words) {
-                to.copy_from_slice(&word.to_le_bytes());
-            }
-            for (i, &t) in self.plan.inputs.iter().enumerate() {
-                if let Some((_, values)) = inputs.iter().find(|(given, _)| *given == t) {
-                    let at = self.inputs.offset(i + 1) as usize;
-                    memory::encode(values, self.plan.tensors.dtype(t), &mut bytes[at..]);
-                }
-            }
-        })?;
-        Ok(())
-    }
+/// The matrix tier of a device, if it has one.
+fn matrix(device: &Device) -> Option<Matrix> {
+    let (limits, features) = (device.limits(), device.features());
+    let shape = limits.matrix.filter(|_| features.float16 && features.subgroup_size_control)?;
+    let (shared_bytes, local_max) = (limits.shared_bytes, limits.local_max);
+    let (lanes, whole_local_max) = (limits.subgroup_size, limits.matrix_local_max);
+    Some(Matrix { shape, lanes, shared_bytes, local_max, whole_local_max }).filter(Matrix::usable)
+}
 
-    fn read_outputs(&self, outputs: &mut [(Tensor, Output<'_>)]) -> Result<(), ComputeError> {
-        self.download.map(|bytes| {
-            for (t, output) in outputs {
-                let Some(i) = self.plan.outputs.iter().position(|o| o == t) else { continue };
-                let from = &bytes[self.outputs.offset(i) as usize..];
-                match output {
-                    Output::Bytes(to) => to.copy_from_slice(&from[..to.len()]),
-                    Output::F32(to) => memory::decode(from, self.plan.tensors.dtype(*t), to),
-                }
-            }
-        })?;
-        Ok(())
+/// The tier in words.
+fn tier(matrix: Option<&Matrix>) -> String {
+    match matrix {
+        Some(Matrix { shape: s, whole_local_max: whole, .. }) => {
+            let whole = if *whole > 0 { " and whole workgroups" } else { "" };
+            format!("{} kernels of {}x{}x{}{whole}", Tier::Matrix.name(), s.m, s.n, s.k)
+        }
+        None => format!("{} kernels", Tier::Subgroup.name()),
     }
 }
 

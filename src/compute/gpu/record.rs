@@ -6,36 +6,51 @@ use std::sync::Arc;
 
 use super::super::plan::{Home, Plan};
 use super::super::tensor::{Param, Tensor};
-use super::super::{ComputeError, Precision, Profile};
+use super::super::{ComputeError, Profile};
 use super::hazard::Hazards;
-use super::kernels::{self, Addresses, Dispatch, KernelId};
-use super::memory::{Layout, State, Weights};
+use super::kernels::{self, Addresses, Dispatch, Target, Variant};
+use super::memory::{Layout, Slots, State, Tables, Weights};
 use super::{Key, Prepared};
 use crate::vk::{Buffer, CommandBuffer, Device, Pipeline, Recorder, Stage};
 
 /// Everything that a recording works on.
 pub(super) struct Memory<'a> {
     pub prepared: &'a Prepared,
-    pub state: &'a State,
+    /// The session's state, for a plan of one seat.
+    pub state: Option<&'a State>,
     pub weights: &'a Weights,
-    pub arena: &'a Arc<Buffer>,
+    pub arena: &'a [Arc<Buffer>],
 }
 
 /// Where the tensors and params of a plan are on the device.
 pub(super) struct Addressing<'a> {
     plan: &'a Plan,
-    slots: &'a Layout,
-    arena: u64,
+    slots: &'a Slots,
+    arena: &'a [Arc<Buffer>],
     params: u64,
+    table: u64,
+    tables: Option<&'a Tables>,
+    /// Where entries of a state lie in it.
+    places: Option<&'a Layout>,
     /// State and weights; `None` while only kernels and constants are looked for.
-    homes: Option<(&'a State, &'a Weights)>,
+    homes: Option<(Option<&'a State>, &'a Weights)>,
     constants: RefCell<Vec<u32>>,
 }
 
 impl<'a> Addressing<'a> {
     /// Without memory: finds which kernels a plan needs and which constants are among its params.
-    pub fn dry(plan: &'a Plan, slots: &'a Layout) -> Self {
-        Addressing { plan, slots, arena: 0, params: 0, homes: None, constants: RefCell::default() }
+    pub fn dry(plan: &'a Plan, slots: &'a Slots) -> Self {
+        Addressing {
+            plan,
+            slots,
+            arena: &[],
+            params: 0,
+            table: 0,
+            tables: None,
+            places: None,
+            homes: None,
+            constants: RefCell::default(),
+        }
     }
 
     fn new(memory: &Memory<'a>) -> Self {
@@ -43,8 +58,11 @@ impl<'a> Addressing<'a> {
         Addressing {
             plan: &prepared.plan,
             slots: &prepared.slots,
-            arena: memory.arena.address(),
-            params: prepared.params.address(),
+            arena: memory.arena,
+            params: prepared.params.address() + prepared.words_at(),
+            table: prepared.params.address(),
+            tables: prepared.tables.as_ref(),
+            places: Some(&prepared.places),
             homes: Some((memory.state, memory.weights)),
             constants: RefCell::new(prepared.constants.clone()),
         }
@@ -59,16 +77,28 @@ impl<'a> Addressing<'a> {
 impl Addresses for Addressing<'_> {
     fn tensor(&self, t: Tensor) -> u64 {
         match (self.plan.tensors.home(t), self.homes) {
-            (Home::Arena(slot), _) => self.arena + self.slots.offset(slot),
-            (Home::State(i), Some((state, _))) => state.buffer.address() + state.places.offset(i),
+            (Home::Arena(slot), _) => {
+                let (buffer, offset) = self.slots.place(slot);
+                self.arena.get(buffer).map_or(0, |b| b.address()) + offset
+            }
+            (Home::State(i), Some((state, _))) => {
+                // With several seats the table has where each state begins.
+                let own = state.map_or(0, |s| s.buffer.address());
+                own + self.places.map_or(0, |places| places.offset(i))
+            }
             (Home::Weight(id), Some((_, weights))) => weights.address(id),
+            (Home::Table(i), Some(_)) => self.tables.map_or(0, |tables| tables.address(i)),
             (_, None) => 0,
         }
     }
 
-    fn param(&self, p: Param) -> u64 {
+    fn seat_table(&self) -> u64 {
+        self.table
+    }
+
+    fn param(&self, p: Param, seat: usize) -> u64 {
         let word = match p {
-            Param::Slot(i) => i,
+            Param::Slot(i) => seat * self.plan.param_count + i,
             Param::Const(c) => {
                 let mut constants = self.constants.borrow_mut();
                 let known = constants.iter().position(|&k| k == c);
@@ -76,7 +106,7 @@ impl Addresses for Addressing<'_> {
                     constants.push(c);
                     constants.len() - 1
                 });
-                self.plan.param_count + index
+                self.plan.seats() * self.plan.param_count + index
             }
         };
         self.params + 4 * word as u64
@@ -84,10 +114,10 @@ impl Addresses for Addressing<'_> {
 }
 
 /// The dispatches of every step.
-pub(super) fn lower(memory: &Memory<'_>, precision: Precision) -> Result<Vec<Vec<Dispatch>>, ComputeError> {
+pub(super) fn lower(memory: &Memory<'_>, target: &Target) -> Result<Vec<Vec<Dispatch>>, ComputeError> {
     let addressing = Addressing::new(memory);
     let plan = &memory.prepared.plan;
-    let steps: Vec<_> = plan.steps.iter().map(|s| kernels::lower(&s.op, plan, &addressing, precision)).collect();
+    let steps: Vec<_> = plan.steps.iter().map(|s| kernels::lower(&s.op, plan, &addressing, target)).collect();
     assert_eq!(addressing.constants(), memory.prepared.constants, "lowering is the same each time");
     Ok(steps)
 }
@@ -104,7 +134,7 @@ pub(super) fn record(
     device: &Device,
     memory: &Memory<'_>,
     steps: &[Vec<Dispatch>],
-    pipelines: &HashMap<KernelId, Arc<Pipeline>>,
+    pipelines: &HashMap<Variant, Arc<Pipeline>>,
     key: &Key,
 ) -> Result<Recording, ComputeError> {
     let (prepared, plan) = (memory.prepared, &memory.prepared.plan);
@@ -118,7 +148,11 @@ pub(super) fn record(
     }
     let timestamps = if key.profiled { plan.steps.len() as u32 + 1 } else { 0 };
     let mut r = Recorder::new(device, &plan.name, timestamps)?;
-    for buffer in memory.weights.buffers.iter().chain([&memory.state.buffer, memory.arena, &prepared.params]) {
+    let state = memory.state.map(|s| &s.buffer);
+    for buffer in memory.weights.buffers.iter().chain(memory.arena).chain([&prepared.params]).chain(state) {
+        r.keep(buffer);
+    }
+    if let Some(Tables { buffer, .. }) = &prepared.tables {
         r.keep(buffer);
     }
     copy_in(&mut r, memory);
@@ -132,11 +166,10 @@ pub(super) fn record(
             r.barrier(Stage::Compute, Stage::Compute);
         }
         for (i, dispatch) in dispatches.iter().enumerate() {
-            if i > 0 {
-                // The dispatches of one operation build on each other.
+            if i > 0 && dispatch.waits {
                 r.barrier(Stage::Compute, Stage::Compute);
             }
-            r.dispatch(&pipelines[&dispatch.kernel], dispatch.push.bytes(), dispatch.grid);
+            r.dispatch(&pipelines[&dispatch.variant()], dispatch.push.bytes(), dispatch.grid);
         }
         if key.profiled {
             // Steps one after the other, so that each time is one step's.
@@ -145,6 +178,10 @@ pub(super) fn record(
             r.timestamp();
         }
     }
+    if let Some(dispatch) = deliveries(memory, key) {
+        r.barrier(Stage::Compute, Stage::Compute);
+        r.dispatch(&pipelines[&dispatch.variant()], dispatch.push.bytes(), dispatch.grid);
+    }
     r.barrier(Stage::All, Stage::Transfer);
     for t in &key.outputs {
         let at = plan.outputs.iter().position(|o| o == t).expect("a key lists outputs of its plan");
@@ -152,13 +189,22 @@ pub(super) fn record(
         let (from, offset) = place(memory, *t);
         r.copy(from, offset, &prepared.download, prepared.outputs.offset(at), bytes);
     }
-    r.barrier(Stage::Transfer, Stage::Host);
+    r.barrier(Stage::All, Stage::Host);
     let names = |(step, all): (&super::super::plan::Step, &Vec<Dispatch>)| {
-        let kernels: Vec<&str> = all.iter().map(|d| d.kernel.kernel().name).collect();
+        let kernels: Vec<String> = all.iter().map(Dispatch::label).collect();
         format!("{} {}", step.op.label(), kernels.join("+"))
     };
     let kernels = if key.profiled { plan.steps.iter().zip(steps).map(names).collect() } else { Vec::new() };
     Ok(Recording { commands: r.finish()?, kernels })
+}
+
+/// What takes the bytes of a run to the targets of its seats.
+pub(super) fn deliveries(memory: &Memory<'_>, key: &Key) -> Option<Dispatch> {
+    let (prepared, t) = (memory.prepared, key.delivered?);
+    let (buffer, offset) = place(memory, t);
+    let seats = prepared.plan.seats();
+    let bytes = prepared.plan.seat_elements(t);
+    Some(kernels::deliver(buffer.address() + offset, prepared.params.address() + prepared.targets_at(), bytes, seats))
 }
 
 fn copy_in(r: &mut Recorder, memory: &Memory<'_>) {
@@ -176,9 +222,15 @@ fn copy_in(r: &mut Recorder, memory: &Memory<'_>) {
 /// Buffer and offset of an input or an output; weights are neither.
 fn place<'a>(memory: &Memory<'a>, t: Tensor) -> (&'a Arc<Buffer>, u64) {
     match memory.prepared.plan.tensors.home(t) {
-        Home::Arena(slot) => (memory.arena, memory.prepared.slots.offset(slot)),
-        Home::State(i) => (&memory.state.buffer, memory.state.places.offset(i)),
-        Home::Weight(_) => unreachable!("only temporaries and state go to or come from the host"),
+        Home::Arena(slot) => {
+            let (buffer, offset) = memory.prepared.slots.place(slot);
+            (&memory.arena[buffer], offset)
+        }
+        Home::State(i) => {
+            let state = memory.state.expect("an output of a plan of several seats is a temporary");
+            (&state.buffer, state.places.offset(i))
+        }
+        Home::Weight(_) | Home::Table(_) => unreachable!("only temporaries and state go to or come from the host"),
     }
 }
 

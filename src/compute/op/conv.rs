@@ -3,14 +3,14 @@
 use super::super::ComputeError;
 use super::super::plan::Tensors;
 use super::super::tensor::{Tensor, View};
-use super::{Act, Operation, apart, matrix, require, vector};
+use super::{Act, Operation, apart, matrix, pictures, require, vector};
 
-/// 3x3 convolution with zero padding 1 and stride 1 over a picture of `height` x `width` pixels:
+/// 3x3 convolution with zero padding 1 and stride 1 over P pictures of `height` x `width` pixels, one below the other:
 /// `y = res + act(conv(x, w) + bias)`.
 ///
-/// Shapes: `x` [height * width, Cin]; `w` [Cout, 3, 3, Cin] (kernel row, kernel column, input channel), so that a row
-/// of `w` is one output channel's dot product; `bias` [Cout] f32; `res` and `y` [height * width, Cout]. `res` may be
-/// the same view as `y`. 1x1 convolutions are [`Linear`](super::Linear).
+/// Shapes: `x` [P * height * width, Cin]; `w` [Cout, 3, 3, Cin] (kernel row, kernel column, input channel), so that a
+/// row of `w` is one output channel's dot product; `bias` [Cout] f32; `res` and `y` [P * height * width, Cout]. `res`
+/// may be the same view as `y`. 1x1 convolutions are [`Linear`](super::Linear).
 #[derive(Clone, Debug)]
 pub struct Conv3x3 {
     pub x: View,
@@ -26,7 +26,8 @@ pub struct Conv3x3 {
 impl Operation for Conv3x3 {
     fn check(&self, t: &Tensors) -> Result<(), ComputeError> {
         const OP: &str = "conv3x3";
-        let (p, cin, cout) = (self.height * self.width, self.x.cols, self.y.cols);
+        let (p, cin, cout) = (self.x.rows, self.x.cols, self.y.cols);
+        pictures(OP, p, self.height * self.width)?;
         matrix(t, OP, "x", &self.x, p, cin)?;
         matrix(t, OP, "y", &self.y, p, cout)?;
         let w = t.shape(self.w);

@@ -3,10 +3,10 @@
 use super::super::ComputeError;
 use super::super::plan::Tensors;
 use super::super::tensor::{DType, Tensor, View};
-use super::{Operation, apart, matrix, require};
+use super::{Operation, apart, matrix, pictures, require};
 
 /// Space to channel: `y[(i, j), c * r * r + di * r + dj] = x[(i * r + di, j * r + dj), c]`, the channel order of
-/// PyTorch's `pixel_unshuffle`.
+/// PyTorch's `pixel_unshuffle`. Pictures one below the other are one tall picture.
 ///
 /// Shapes: `x` [height * width, C]; `y` [(height / r) * (width / r), C * r * r]; r divides both sides.
 #[derive(Clone, Debug)]
@@ -116,10 +116,13 @@ impl Operation for Shuffle {
 /// Features to a planar 4:2:0 picture: channel to space by r, clamp to [-1, 1], RGB to full-range BT.601 (JPEG) luma
 /// and chroma, chroma averaged over 2x2 pixels, rounded to the nearest byte, cropped to the wanted size.
 ///
-/// `x` [height * width, 3 * r * r] with channel `c * r * r + di * r + dj` for colour c (red, green, blue). `y` is a u8
-/// tensor of `out_width * out_height * 3 / 2` bytes: the Y plane, then Cb, then Cr, rows without padding.
+/// `x` [P * height * width, 3 * r * r] with channel `c * r * r + di * r + dj` for colour c (red, green, blue): P
+/// pictures, one below the other. `y` is a u8 tensor of P times `out_width * out_height * 3 / 2` bytes: of each picture
+/// the Y plane, then Cb, then Cr, rows without padding.
+///
 /// Units: `height` and `width` count blocks of r x r pixels; `out_width` and `out_height` are pixels, even, at most r
 /// times the blocks.
+///
 /// Y = 0.299 R + 0.587 G + 0.114 B; Cb = 128 + 0.564 (B - Y); Cr = 128 + 0.713 (R - Y) in units of one byte step, with
 /// R, G, B = (x + 1) * 127.5 and Y, Cb, Cr clamped to 0..=255.
 #[derive(Clone, Debug)]
@@ -135,17 +138,25 @@ pub struct ToI420 {
     pub whole: View,
 }
 
+impl ToI420 {
+    /// Bytes of one picture.
+    pub fn picture_bytes(&self) -> usize {
+        self.out_width * self.out_height * 3 / 2
+    }
+}
+
 impl Operation for ToI420 {
     fn check(&self, t: &Tensors) -> Result<(), ComputeError> {
         const OP: &str = "to_i420";
         let (w, h, r) = (self.out_width, self.out_height, self.r);
-        matrix(t, OP, "x", &self.x, self.height * self.width, 3 * r * r)?;
+        matrix(t, OP, "x", &self.x, self.x.rows, 3 * r * r)?;
+        let count = pictures(OP, self.x.rows, self.height * self.width)?;
         require(
             w.is_multiple_of(2) && h.is_multiple_of(2) && w <= r * self.width && h <= r * self.height && w * h > 0,
             OP,
             || format!("{w}x{h} from {}x{} blocks of {r}", self.width, self.height),
         )?;
-        let n = w * h * 3 / 2;
+        let n = count * self.picture_bytes();
         require(t.dtype(self.y) == DType::U8 && t.shape(self.y).elements() == n, OP, || {
             format!("y must be {n} bytes")
         })?;
@@ -161,6 +172,6 @@ impl Operation for ToI420 {
     }
 
     fn flops(&self) -> u64 {
-        12 * (self.out_width * self.out_height) as u64
+        12 * (self.whole.cols * 2 / 3) as u64
     }
 }

@@ -10,7 +10,10 @@
 //! - weights of rank >= 2 are stored in the plan's precision; vectors (biases, norm weights) and rotary tables are
 //!   always f32;
 //! - an output may be the same view as an input only where the struct says so;
-//! - every sum runs in f32 and in an order that does not depend on any other session's work.
+//! - every sum runs in f32 and in an order that does not depend on any other session's work: not on which seat of a
+//!   batch a session has, and not on how many seats there are;
+//! - in a plan of several seats the rows of all sessions follow one another, seat by seat, and only [`RingAttention`],
+//!   [`RingWrite`] and [`Copy`] touch states: what else needs a session's own values gets them from a copy.
 
 mod attention;
 mod conv;
@@ -19,7 +22,7 @@ mod linear;
 mod norm;
 mod pointwise;
 
-pub use attention::{Attention, RingAttention, RingWrite};
+pub use attention::{Attention, Groups, Order, RingAttention, RingWrite};
 pub use conv::Conv3x3;
 pub use image::{GroupMean, Shuffle, ToI420, Unshuffle};
 pub use linear::Linear;
@@ -66,6 +69,10 @@ macro_rules! operations {
             pub fn constants(&self) -> Vec<Tensor> { match self { $(Op::$name(op) => op.constants()),* } }
             /// Everything the operation writes. A view that is also among `reads` is updated in place.
             pub fn writes(&self) -> Vec<View> { match self { $(Op::$name(op) => op.writes()),* } }
+            /// True for the operations that reach the states of all seats of a plan.
+            pub fn is_seated(&self) -> bool {
+                matches!(self, Op::RingAttention(_) | Op::RingWrite(_) | Op::Copy(_))
+            }
             /// Arithmetic beyond moving data, in floating-point operations.
             pub fn flops(&self) -> u64 { match self { $(Op::$name(op) => op.flops()),* } }
         }
@@ -138,6 +145,20 @@ pub(crate) fn grouped(
         format!("{rows} rows cannot be split into {} groups of {name}", v.rows)
     })?;
     matrix(t, op, name, v, v.rows, cols)
+}
+
+/// Rows of one seat, of `rows` rows of all.
+pub(crate) fn seated(t: &Tensors, op: &'static str, rows: usize) -> Result<usize, ComputeError> {
+    let seats = t.seats();
+    require(rows.is_multiple_of(seats), op, || format!("{rows} rows for {seats} seats"))?;
+    Ok(rows / seats)
+}
+
+/// Pictures of `pixels` pixels each that `rows` rows hold, one below the other.
+pub(crate) fn pictures(op: &'static str, rows: usize, pixels: usize) -> Result<usize, ComputeError> {
+    let whole = pixels > 0 && rows.is_multiple_of(pixels);
+    require(whole, op, || format!("{rows} rows are no whole number of pictures of {pixels} pixels"))?;
+    Ok(rows / pixels)
 }
 
 /// Two views overlap in memory. Conservative: a shared tensor with interleaved rows counts unless the columns are

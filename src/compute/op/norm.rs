@@ -73,12 +73,14 @@ impl Norm {
     }
 }
 
-/// Rotary tables, rotate-half layout: with `(a, b)` the two halves of a head, `y = x * cos + (-b, a) * sin`.
-/// Shapes: `cos` and `sin` [R, hd] f32; R is the number of rows, or 1 if all rows have the same position.
+/// Rotary tables, rotate-half layout: with `(a, b)` the two halves of a head, `y = x * cos + (-b, a) * sin`. Shapes:
+/// `cos` and `sin` [R, hd] f32. Row m of x has the position of table row `(m / each) % R`: with `each` = 1 every
+/// picture of R tokens has the same table, with `each` > 1 so many rows share a position.
 #[derive(Clone, Copy, Debug)]
 pub struct Rope {
     pub cos: Tensor,
     pub sin: Tensor,
+    pub each: usize,
 }
 
 /// Per-head RMS normalisation in place, times a weight, then optionally rotary positions (QK-norm and RoPE).
@@ -104,7 +106,8 @@ impl Operation for HeadNorm {
         vector(t, OP, "weight", self.weight, hd)?;
         if let Some(rope) = self.rope {
             let rows = t.shape(rope.cos).rows();
-            require(rows == 1 || rows == self.x.rows, OP, || format!("cos has {rows} rows, x has {}", self.x.rows))?;
+            let whole = rope.each > 0 && (rows == 1 || self.x.rows.is_multiple_of(rows * rope.each));
+            require(whole, OP, || format!("cos has {rows} rows for {} each, x has {}", rope.each, self.x.rows))?;
             vector(t, OP, "cos", rope.cos, rows * hd)?;
             vector(t, OP, "sin", rope.sin, rows * hd)?;
         }

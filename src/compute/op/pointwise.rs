@@ -3,19 +3,44 @@
 use super::super::ComputeError;
 use super::super::plan::Tensors;
 use super::super::tensor::View;
-use super::{Act, Operation, apart, grouped, matrix};
+use super::{Act, Operation, apart, grouped, matrix, require};
 
 /// `y = x`, element by element; moves columns between tensors (concatenation is two copies). Shapes: both [M, D].
+///
+/// In a plan of several seats one side may be in a session's state: it is [M, D] there, and [seats * M, D] on the other
+/// side, seat by seat.
 #[derive(Clone, Debug)]
 pub struct Copy {
     pub x: View,
     pub y: View,
 }
 
+impl Copy {
+    /// What it does for one seat: all of it in a plan with one.
+    pub(crate) fn seat(&self, seat: usize, t: &Tensors) -> Copy {
+        let part = |v: &View| match t.seats_in(v.tensor) {
+            1 => v.rows(seat * (v.rows / t.seats()), v.rows / t.seats()),
+            _ => *v,
+        };
+        Copy { x: part(&self.x), y: part(&self.y) }
+    }
+
+    /// True if one side is in the sessions' states and the other is not.
+    pub(crate) fn crosses(&self, t: &Tensors) -> bool {
+        t.seats_in(self.x.tensor) != t.seats_in(self.y.tensor)
+    }
+}
+
 impl Operation for Copy {
     fn check(&self, t: &Tensors) -> Result<(), ComputeError> {
+        let (from, to) = (t.seats_in(self.x.tensor), t.seats_in(self.y.tensor));
+        require(t.seats() == 1 || from * to == t.seats() || (from, to) == (1, 1), "copy", || {
+            "between the states of several seats".to_string()
+        })?;
         matrix(t, "copy", "x", &self.x, self.x.rows, self.x.cols)?;
-        matrix(t, "copy", "y", &self.y, self.x.rows, self.x.cols)?;
+        let rows = self.x.rows * from;
+        require(rows.is_multiple_of(to), "copy", || format!("{rows} rows for {to} seats"))?;
+        matrix(t, "copy", "y", &self.y, rows / to, self.x.cols)?;
         apart("copy", &self.y, &[self.x], None)
     }
 

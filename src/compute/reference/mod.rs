@@ -41,6 +41,9 @@ struct State {
 /// that a value which no operation wrote shows up in the output.
 struct Values(Vec<Vec<f32>>);
 
+/// The tensors of the sessions' states in one run: by seat, then by the index of the plan's tensor.
+type Seats = Vec<Vec<(usize, Vec<f32>)>>;
+
 impl Values {
     fn row(&self, v: &View, row: usize) -> &[f32] {
         let start = v.offset + row * v.stride;
@@ -118,8 +121,19 @@ impl ReferenceExecutor {
         self.plans.get(id.0).cloned().ok_or_else(|| device(format!("plan {} is not prepared", id.0)))
     }
 
-    /// The plan's tensors as a run finds them.
-    fn begin(&self, plan: &Plan, state: &State, run: &Run<'_>) -> Result<Values, ComputeError> {
+    /// The states' tensors as a run finds them.
+    fn sit(&self, plan: &Plan, run: &Run<'_>) -> Seats {
+        let tensors = || {
+            plan.tensors.iter().filter_map(|(t, info)| match info.home {
+                Home::State(index) => Some((t.0, index)),
+                _ => None,
+            })
+        };
+        run.states.iter().map(|s| tensors().map(|(t, i)| (t, self.states[&s.0].values[i].clone())).collect()).collect()
+    }
+
+    /// The plan's other tensors as a run finds them.
+    fn begin(&self, plan: &Plan, run: &Run<'_>) -> Result<Values, ComputeError> {
         let mut all = Vec::new();
         for (_, info) in plan.tensors.iter() {
             let mut values = match info.home {
@@ -127,15 +141,19 @@ impl ReferenceExecutor {
                     Some(set) => set.get(id).data.to_vec(),
                     None => return Err(device("no weights are loaded".to_string())),
                 },
-                Home::State(index) => state.values[index].clone(),
+                Home::State(_) => Vec::new(),
+                Home::Table(i) => plan.tables[i].clone(),
                 Home::Arena(_) => vec![f32::NAN; info.shape.elements()],
             };
             round(&mut values, info.dtype);
             all.push(values);
         }
-        for (t, values) in run.inputs {
-            all[t.0].copy_from_slice(values);
-            round(&mut all[t.0], plan.tensors.dtype(*t));
+        for &t in &plan.inputs {
+            let given = run.inputs.iter().filter(|(given, _)| *given == t);
+            for ((_, values), to) in given.zip(all[t.0].chunks_exact_mut(plan.seat_elements(t))) {
+                to.copy_from_slice(values);
+            }
+            round(&mut all[t.0], plan.tensors.dtype(t));
         }
         Ok(Values(all))
     }
@@ -145,15 +163,61 @@ fn device(what: String) -> ComputeError {
     ComputeError::Device { what }
 }
 
-fn execute(op: &Op, values: &mut Values, params: &[u32], tensors: &Tensors) {
+/// Runs a step: one that reaches states once for each seat, with the state of that seat in its place.
+fn execute(op: &Op, values: &mut Values, seats: &mut Seats, params: &[u32], plan: &Plan) {
+    let tensors = &plan.tensors;
+    let of_seat = |seat: usize| &params[seat * plan.param_count..];
+    match op {
+        Op::RingAttention(op) => {
+            seated(values, seats, |v, seat| attention::ring_attention(&op.seat(seat, tensors), v, of_seat(seat)));
+        }
+        Op::RingWrite(op) => {
+            seated(values, seats, |v, seat| attention::ring_write(&op.seat(seat, tensors), v, of_seat(seat)));
+        }
+        Op::Copy(op) if op.crosses(tensors) => {
+            seated(values, seats, |v, seat| pointwise::copy(&op.seat(seat, tensors), v));
+        }
+        Op::Attention(op) => {
+            // Sequences of seats without a session have no params.
+            let sequences = op.groups.count * seats.len() / tensors.seats();
+            one_seat(values, seats, tensors, |v| {
+                for g in 0..sequences {
+                    let seat = g * tensors.seats() / op.groups.count;
+                    attention::attention(&op.sequence(g), v, of_seat(seat));
+                }
+            });
+        }
+        op => one_seat(values, seats, tensors, |v| alike(op, v)),
+    }
+    for v in op.writes() {
+        round(&mut values.0[v.tensor.0], tensors.dtype(v.tensor));
+        for (_, values) in seats.iter_mut().flatten().filter(|(t, _)| *t == v.tensor.0) {
+            round(values, tensors.dtype(v.tensor));
+        }
+    }
+}
+
+/// Puts the state of each seat among the tensors, one after the other.
+fn seated(values: &mut Values, seats: &mut Seats, f: impl Fn(&mut Values, usize)) {
+    for (seat, state) in seats.iter_mut().enumerate() {
+        state.iter_mut().for_each(|(t, own)| std::mem::swap(&mut values.0[*t], own));
+        f(values, seat);
+        state.iter_mut().for_each(|(t, own)| std::mem::swap(&mut values.0[*t], own));
+    }
+}
+
+/// As [`seated`] where there is one seat; with more of them the step reaches no state.
+fn one_seat(values: &mut Values, seats: &mut Seats, tensors: &Tensors, f: impl Fn(&mut Values)) {
+    if tensors.seats() == 1 { seated(values, seats, |v, _| f(v)) } else { f(values) }
+}
+
+/// The steps that treat all rows alike.
+fn alike(op: &Op, values: &mut Values) {
     match op {
         Op::Linear(op) => linear::linear(op, values),
         Op::Conv3x3(op) => conv::conv3x3(op, values),
         Op::Norm(op) => norm::norm(op, values),
         Op::HeadNorm(op) => norm::head_norm(op, values),
-        Op::Attention(op) => attention::attention(op, values, params),
-        Op::RingAttention(op) => attention::ring_attention(op, values, params),
-        Op::RingWrite(op) => attention::ring_write(op, values, params),
         Op::Copy(op) => pointwise::copy(op, values),
         Op::Add(op) => pointwise::add(op, values),
         Op::Axpy(op) => pointwise::axpy(op, values),
@@ -163,9 +227,7 @@ fn execute(op: &Op, values: &mut Values, params: &[u32], tensors: &Tensors) {
         Op::GroupMean(op) => image::group_mean(op, values),
         Op::Shuffle(op) => image::shuffle(op, values),
         Op::ToI420(op) => image::to_i420(op, values),
-    }
-    for v in op.writes() {
-        round(&mut values.0[v.tensor.0], tensors.dtype(v.tensor));
+        Op::Attention(_) | Op::RingAttention(_) | Op::RingWrite(_) => unreachable!("they have a seat or a sequence"),
     }
 }
 
@@ -223,33 +285,45 @@ impl Executor for ReferenceExecutor {
 
     fn run(&mut self, mut run: Run<'_>) -> Result<(), ComputeError> {
         let plan = self.plan(run.plan)?;
-        let state =
-            self.states.get(&run.state.0).ok_or_else(|| device(format!("state {} does not exist", run.state.0)))?;
-        run::check(&plan, &run, &state.layout)?;
-        let mut values = self.begin(&plan, state, &run)?;
+        run::check(&plan, &run, |id| self.states.get(&id.0).map(|s| &*s.layout))?;
+        let mut values = self.begin(&plan, &run)?;
+        let mut seats = self.sit(&plan, &run);
         for step in &plan.steps {
             let start = Instant::now();
-            execute(&step.op, &mut values, run.params, &plan.tensors);
+            execute(&step.op, &mut values, &mut seats, run.params, &plan);
             if let Some(profile) = run.profile.as_deref_mut() {
                 profile.push(&step.name, step.op.label(), start.elapsed(), plan.cost(step));
             }
         }
-        for (t, output) in run.outputs.iter_mut() {
-            match output {
-                Output::F32(out) => out.copy_from_slice(values.all(*t)),
-                // Values of byte tensors are whole numbers from 0 to 255.
-                Output::Bytes(out) => out.iter_mut().zip(values.all(*t)).for_each(|(o, v)| *o = *v as u8),
+        for &t in &plan.outputs {
+            let wanted = run.outputs.iter_mut().filter(|(wanted, _)| *wanted == t);
+            // An output in a state is read with one seat only.
+            let from = if values.all(t).is_empty() { own(&seats, t) } else { values.all(t) };
+            for ((_, output), from) in wanted.zip(from.chunks_exact(plan.seat_elements(t))) {
+                match output {
+                    Output::F32(out) => out.copy_from_slice(from),
+                    // Values of byte tensors are whole numbers from 0 to 255.
+                    // Nothing is shared with this executor, so nobody has an id.
+                    Output::Shared { .. } => {}
+                    Output::Bytes(out) => out.iter_mut().zip(from).for_each(|(o, v)| *o = *v as u8),
+                }
             }
         }
-        if let Some(state) = self.states.get_mut(&run.state.0) {
-            for (t, info) in plan.tensors.iter() {
-                if let Home::State(index) = info.home {
-                    state.values[index] = std::mem::take(&mut values.0[t.0]);
+        for (id, seat) in run.states.iter().zip(seats) {
+            let Some(state) = self.states.get_mut(&id.0) else { continue };
+            for (t, values) in seat {
+                if let Home::State(index) = plan.tensors.home(Tensor(t)) {
+                    state.values[index] = values;
                 }
             }
         }
         Ok(())
     }
+}
+
+/// A tensor of the first seat's state.
+fn own(seats: &Seats, t: Tensor) -> &[f32] {
+    seats[0].iter().find(|(own, _)| *own == t.0).map_or(&[], |(_, values)| values)
 }
 
 #[cfg(test)]

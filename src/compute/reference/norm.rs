@@ -46,8 +46,7 @@ pub fn head_norm(op: &HeadNorm, values: &mut Values) {
                 let mut y = r[col];
                 if let Some(rope) = op.rope {
                     let (cos, sin) = (values.all(rope.cos), values.all(rope.sin));
-                    // Tables of one row hold for all rows.
-                    let at = if cos.len() == hd { col } else { row * hd + col };
+                    let at = row / rope.each % (cos.len() / hd) * hd + col;
                     let turned = if col < hd / 2 { -r[col + hd / 2] } else { r[col - hd / 2] };
                     y = r[col] * cos[at] + turned * sin[at];
                 }

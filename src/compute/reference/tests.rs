@@ -40,7 +40,9 @@ fn one<O: Into<Op>>(
         tensors[weights.len()..].iter().zip(inputs).map(|(t, (_, data))| (*t, *data)).collect();
     let mut result = vec![0.0; out.iter().product()];
     let outputs = &mut [(y, Output::F32(&mut result))];
-    executor.run(Run { plan, state, inputs: &given, params: &[], outputs, profile: None }).expect("a valid run");
+    executor
+        .run(Run { plan, states: &[state], inputs: &given, params: &[], outputs, profile: None })
+        .expect("a valid run");
     result
 }
 
@@ -116,7 +118,7 @@ fn head_norm_turns_by_a_quarter() {
         x: whole(Tensor(3), 1, 4),
         heads: 2,
         weight: Tensor(0),
-        rope: Some(Rope { cos: Tensor(1), sin: Tensor(2) }),
+        rope: Some(Rope { cos: Tensor(1), sin: Tensor(2), each: 1 }),
         eps: 1e-12,
     };
     norm::head_norm(&op, &mut values);
@@ -133,6 +135,7 @@ fn attention_averages_what_scores_the_same_and_stops_at_the_count() {
         scale: 1.0,
         key_count: Some(Param::Slot(0)),
         bias: None,
+        groups: Groups::ONE,
         y: whole(Tensor(3), 1, 2),
     };
     let k = vec![1., 0., 1., 2f32.ln(), 9., 9.];
@@ -253,10 +256,10 @@ fn a_run_with_the_wrong_input_is_refused() {
     let plan = executor.prepare(Arc::new(b.finish().expect("x is an input"))).expect("same precision");
     let state = executor.create_state(&layout).expect("states are vectors");
     for inputs in [&[][..], &[(x, &[1.0f32; 3][..])]] {
-        let run = Run { plan, state, inputs, params: &[], outputs: &mut [], profile: None };
+        let run = Run { plan, states: &[state], inputs, params: &[], outputs: &mut [], profile: None };
         assert!(matches!(executor.run(run), Err(ComputeError::Run { .. })));
     }
     let inputs = &[(x, &[1.0; 4][..])];
-    let run = Run { plan, state, inputs, params: &[], outputs: &mut [], profile: None };
+    let run = Run { plan, states: &[state], inputs, params: &[], outputs: &mut [], profile: None };
     executor.run(run).expect("four values for four elements");
 }

@@ -1,7 +1,7 @@
 //! Every operation with shapes that kernels get wrong: one, primes, just over a tile, strided, in place, in groups.
 
 use super::super::op::{
-    Act, Add, Attention, Axpy, Conv3x3, Copy, GatedGelu, GroupMean, HeadNorm, Linear, Map, Norm, NormKind,
+    Act, Add, Attention, Axpy, Conv3x3, Copy, GatedGelu, GroupMean, Groups, HeadNorm, Linear, Map, Norm, NormKind,
     RingAttention, RingWrite, Rope, Shuffle, ToI420, Unshuffle,
 };
 use super::{Case, Declare, share_weights};
@@ -21,9 +21,11 @@ pub fn cases() -> Vec<Case> {
     modulated(&mut all);
     head_norm(&mut all);
     attention(&mut all);
+    attention_by_eights(&mut all);
     ring(&mut all);
     pointwise(&mut all);
     image(&mut all);
+    super::batches::batches(&mut all);
     share_weights(&mut all);
     all
 }
@@ -98,6 +100,21 @@ fn linear(all: &mut Vec<Case>) {
         all.push(linear_case(1, 96, 96, act, Fused { bias: true, ..Fused::default() }));
     }
     all.push(linear_case(12, 20, 36, Act::None, Fused { gate_groups: 12, ..Fused::default() }));
+    // Loaded by eights, as cooperative matrices need: every edge of their tiles and of their stages.
+    for (i, (m, k, n)) in
+        [(1, 384, 72), (3, 8, 8), (33, 200, 136), (130, 72, 40), (240, 384, 152)].into_iter().enumerate()
+    {
+        let groups = if m % 3 == 0 { 3 } else { 1 };
+        all.push(linear_case(
+            m,
+            k,
+            n,
+            ACTS[i % 3],
+            Fused { bias: true, gate_groups: groups, res: true, ..Fused::default() },
+        ));
+        all.push(linear_case(m, k, n, Act::None, Fused { in_place: true, res: true, ..Fused::default() }));
+    }
+    all.push(linear_by_eights());
 
     let mut d = Declare::new("linear 9x20x18 by an activation");
     let (x, w, y) = (d.input(9, 20), d.input(18, 20), d.input(9, 18));
@@ -112,8 +129,27 @@ fn linear(all: &mut Vec<Case>) {
     }));
 }
 
+/// Views with offsets and strides of eight, the form of queries, keys and values.
+fn linear_by_eights() -> Case {
+    let mut d = Declare::new("linear 37x40x24 by eights");
+    let (x, w, y) = (d.strided(37, 40, 16, 64), d.matrix(&[24, 40]), d.strided(37, 24, 8, 48));
+    let (gate, res) = (d.strided(37, 24, 24, 72), d.strided(37, 24, 32, 56));
+    d.op(&[y], move |p| Linear {
+        x: p.view(x),
+        w: p.tensor(w),
+        bias: None,
+        act: Act::Silu,
+        gate: Some(p.view(gate)),
+        res: Some(p.view(res)),
+        y: p.view(y),
+    })
+}
+
 fn conv(all: &mut Vec<Case>) {
     let shapes = [
+        (1, 1, 8, 8),
+        (12, 20, 64, 40),
+        (23, 9, 24, 72),
         (1, 1, 1, 1),
         (1, 5, 3, 2),
         (5, 1, 2, 3),
@@ -213,7 +249,7 @@ fn head_norm(all: &mut Vec<Case>) {
                 x: p.view(x),
                 heads,
                 weight: p.tensor(weight),
-                rope: rope.map(|(cos, sin)| Rope { cos: p.tensor(cos), sin: p.tensor(sin) }),
+                rope: rope.map(|(cos, sin)| Rope { cos: p.tensor(cos), sin: p.tensor(sin), each: 1 }),
                 eps: EPS,
             }));
         }
@@ -260,21 +296,63 @@ fn attention(all: &mut Vec<Case>) {
                 scale,
                 key_count: (count > 0).then(|| p.param(0)),
                 bias: bias.map(|b| p.tensor(b)),
+                groups: Groups::ONE,
                 y: p.view(y),
             }));
         }
     }
 }
 
+/// Attention of several sequences whose views start and step by eights, as cooperative matrices need.
+fn attention_by_eights(all: &mut Vec<Case>) {
+    // Queries and keys of a sequence, heads, columns of a head, keys that count (0: all), sequences.
+    let shapes = [
+        (26, 26, 2, 72, 0, Groups::interleaved(3)),
+        (70, 70, 1, 64, 0, Groups::blocks(2)),
+        (9, 40, 3, 24, 33, Groups::ONE),
+        (65, 33, 2, 128, 0, Groups::ONE),
+        (1, 65, 2, 8, 64, Groups::blocks(4)),
+    ];
+    for (lq, lk, heads, hd, count, groups) in shapes {
+        let mut d = Declare::new(format!("attention by eights {lq}x{lk} {heads}x{hd} count={count} {groups:?}"));
+        let n = heads * hd;
+        let kv = d.input(lk * groups.count, 2 * n + 8);
+        let (k, v) = (d.columns(kv, 8, n), d.columns(kv, n + 8, n));
+        let (q, y) = (d.strided(lq * groups.count, n, 16, n + 24), d.strided(lq * groups.count, n, 8, n + 8));
+        if count > 0 {
+            d.param(count);
+        }
+        all.push(d.op(&[y], move |p| Attention {
+            q: p.view(q),
+            k: p.view(k),
+            v: p.view(v),
+            heads,
+            scale: 2.0 / (hd as f32).sqrt(),
+            key_count: (count > 0).then(|| p.param(0)),
+            bias: None,
+            groups,
+            y: p.view(y),
+        }));
+    }
+}
+
 fn ring(all: &mut Vec<Case>) {
     // Tokens, heads, columns of a head, slots, count.
-    let shapes = [(1, 1, 2, 1, 1), (5, 3, 7, 4, 3), (60, 6, 64, 16, 16), (7, 2, 34, 16, 1), (13, 4, 32, 5, 5)];
+    let shapes = [
+        (1, 1, 2, 1, 1),
+        (5, 3, 7, 4, 3),
+        (60, 6, 64, 16, 16),
+        (7, 2, 34, 16, 1),
+        (13, 4, 32, 5, 5),
+        (12, 2, 8, 7, 6),
+        (4, 1, 128, 16, 13),
+    ];
     for (n, heads, hd, slots, count) in shapes {
         let cols = heads * hd;
         let mut d = Declare::new(format!("ring_attention {n} {heads}x{hd} slots={slots} count={count}"));
         let q = d.strided(n, cols, cols, 3 * cols);
         let (k, v) = (d.state(&[slots, n, cols]), d.state(&[slots, n, cols]));
-        let y = d.strided(n, cols, 0, cols + 1);
+        let y = d.strided(n, cols, 0, cols + if n % 4 == 0 { 8 } else { 1 });
         d.param(count);
         all.push(d.op(&[y], move |p| RingAttention {
             q: p.view(q),

@@ -140,7 +140,7 @@ impl Network {
         let inputs = [(self.input, pixels)];
         executor.run(Run {
             plan: self.id,
-            state,
+            states: &[state],
             inputs: &inputs,
             params: &[],
             outputs: &mut outputs,

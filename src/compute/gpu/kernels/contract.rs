@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
+use super::FieldKind;
 use super::table::{KERNELS, Kernel, MODULES};
-use super::{FieldKind, Precision};
 
-const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::F16];
-const SOURCE_LINES_MAX: usize = 600;
+/// One instruction is one line, and there is nothing to include: a tiled kernel with its epilogue has no smaller parts.
+const SOURCE_LINES_MAX: usize = 900;
 
 /// Capabilities that kernels may need, by number.
 const CAPABILITIES: &[(u32, &str)] = &[
@@ -20,9 +20,15 @@ const CAPABILITIES: &[(u32, &str)] = &[
     (61, "GroupNonUniform"),
     (63, "GroupNonUniformArithmetic"),
     (64, "GroupNonUniformBallot"),
+    (67, "GroupNonUniformClustered"),
     (4433, "StorageBuffer16BitAccess"),
     (4448, "StorageBuffer8BitAccess"),
+    (5345, "VulkanMemoryModel"),
     (5347, "PhysicalStorageBufferAddresses"),
+    (5432, "CooperativeMatrixPerElementOperationsNV"),
+    (5433, "CooperativeMatrixTensorAddressingNV"),
+    (5439, "TensorAddressingNV"),
+    (6022, "CooperativeMatrixKHR"),
 ];
 
 /// What a header or a module says about itself.
@@ -31,7 +37,9 @@ struct Interface {
     /// Offset and kind of every push constant, by offset.
     push: Vec<(u32, FieldKind)>,
     push_bytes: u32,
+    /// 0: a specialization constant says.
     local_size: u32,
+    specs: usize,
     capabilities: BTreeSet<String>,
 }
 
@@ -46,7 +54,7 @@ fn entries<'a>(header: &[&'a str], key: &str) -> Vec<Vec<&'a str>> {
     words.filter(|w| w.first() == Some(&key)).map(|w| w[1..].to_vec()).collect()
 }
 
-/// Names of the push constants and the interface that a header declares.
+/// Names of the push constants, then of the specialization constants, and the interface that a header declares.
 fn declared(module: &str, source: &str) -> (Vec<String>, Interface) {
     let header = header(source);
     let mut names = Vec::new();
@@ -61,8 +69,16 @@ fn declared(module: &str, source: &str) -> (Vec<String>, Interface) {
         names.push(entry[1].to_string());
         push.push((entry[0].parse().expect("an offset is a number"), kind));
     }
+    let specs = entries(&header, "spec");
+    for (i, entry) in specs.iter().enumerate() {
+        assert_eq!(entry[0].parse(), Ok(i), "{module}: specialization constants are in order");
+        names.push(entry[1].to_string());
+    }
     let number = |key: &str, nth: usize| {
         let line = entries(&header, key).into_iter().next().unwrap_or_else(|| panic!("{module}: no line {key:?}"));
+        if line[nth] == "(LOCAL," {
+            return 0;
+        }
         let digits: String = line[nth].chars().filter(char::is_ascii_digit).collect();
         digits.parse::<u32>().unwrap_or_else(|_| panic!("{module}: {key} has no number"))
     };
@@ -72,7 +88,8 @@ fn declared(module: &str, source: &str) -> (Vec<String>, Interface) {
     let more = header[needs + 1..].iter().take_while(goes_on);
     let list = [first].into_iter().chain(more.copied()).flat_map(|l| l.split(','));
     let capabilities = list.map(|c| c.trim().to_string()).filter(|c| !c.is_empty()).collect();
-    (names, Interface { push, push_bytes: number("bytes", 0), local_size: number("local", 0), capabilities })
+    let (push_bytes, local_size) = (number("bytes", 0), number("local", 0));
+    (names, Interface { push, push_bytes, local_size, specs: specs.len(), capabilities })
 }
 
 /// The instructions of a module: opcode and operands.
@@ -105,6 +122,10 @@ fn assembled(module: &str, words: &[u32]) -> Interface {
     const EXECUTION_MODE: u32 = 16;
     const CAPABILITY: u32 = 17;
     const LOCAL_SIZE: u32 = 17;
+    const EXECUTION_MODE_ID: u32 = 331;
+    const LOCAL_SIZE_ID: u32 = 38;
+    const DECORATE: u32 = 71;
+    const SPEC_ID: u32 = 1;
     const TYPE_STRUCT: u32 = 30;
     const TYPE_POINTER: u32 = 32;
     const PUSH_CONSTANT: u32 = 9;
@@ -133,12 +154,15 @@ fn assembled(module: &str, words: &[u32]) -> Interface {
         members.map(|(i, id)| (offset(i).expect("members of a block have offsets"), kind_of(types[id]))).collect();
     let local = all.iter().find_map(|(op, args)| match (*op, *args) {
         (EXECUTION_MODE, [_, LOCAL_SIZE, x, 1, 1]) => Some(*x),
+        (EXECUTION_MODE_ID, [_, LOCAL_SIZE_ID, ..]) => Some(0),
         _ => None,
     });
+    let specs = all.iter().filter(|(op, args)| *op == DECORATE && args[1] == SPEC_ID).count();
     Interface {
         push_bytes: push.iter().map(|(at, kind)| at + kind.bytes() as u32).max().unwrap_or(0),
         push,
         local_size: local.unwrap_or_else(|| panic!("{module}: no local size in one dimension")),
+        specs,
         capabilities: capabilities.collect(),
     }
 }
@@ -152,7 +176,8 @@ fn tabled(kernel: &Kernel, other: &Interface) -> Interface {
         at += field.kind.bytes() as u32;
     }
     let capabilities = other.capabilities.clone();
-    Interface { push, push_bytes: kernel.push_bytes, local_size: kernel.local_size, capabilities }
+    let (local_size, specs) = (kernel.local_size, kernel.specs.len());
+    Interface { push, push_bytes: kernel.push_bytes, local_size, specs, capabilities }
 }
 
 fn source(module: &str) -> String {
@@ -162,7 +187,7 @@ fn source(module: &str) -> String {
 
 #[test]
 fn every_kernel_has_a_module_in_each_precision_and_no_module_is_left() {
-    let mut wanted: Vec<String> = KERNELS.iter().flat_map(|k| PRECISIONS.map(|p| k.module(p))).collect();
+    let mut wanted: Vec<String> = KERNELS.iter().flat_map(|k| k.precisions().iter().map(|&p| k.module(p))).collect();
     wanted.sort();
     let present: Vec<&str> = MODULES.iter().map(|(name, _)| *name).collect();
     assert_eq!(wanted, present);
@@ -171,12 +196,13 @@ fn every_kernel_has_a_module_in_each_precision_and_no_module_is_left() {
 #[test]
 fn table_header_and_words_agree() {
     for kernel in KERNELS {
-        for precision in PRECISIONS {
+        for &precision in kernel.precisions() {
             let module = kernel.module(precision);
             let (names, declared) = declared(&module, &source(&module));
             let assembled = assembled(&module, kernel.words(precision));
-            let tabled_names: Vec<&str> = kernel.fields.iter().map(|f| f.name).collect();
-            assert_eq!(names, tabled_names, "{module}: header and table name other push constants");
+            let fields = kernel.fields.iter().map(|f| f.name);
+            let tabled_names: Vec<&str> = fields.chain(kernel.specs.iter().copied()).collect();
+            assert_eq!(names, tabled_names, "{module}: header and table name other constants");
             assert_eq!(declared, assembled, "{module}: header and words");
             assert_eq!(tabled(kernel, &assembled), assembled, "{module}: table and words");
         }

@@ -1,7 +1,8 @@
 //! Matrix products and convolutions.
 
 use super::super::super::op::{Conv3x3, Linear};
-use super::{Dispatch, Fill, KernelId, Lowering, act_code, by_fours, flags};
+use super::super::super::tensor::View;
+use super::{Dispatch, Fill, KernelId, Lowering, Matrix, Operands, Product, Target, Tile, act_code, by_fours, flags};
 
 /// Rows and columns of the tile that a workgroup of the tiled kernels computes.
 const TILE_ROWS: usize = 16;
@@ -17,12 +18,26 @@ const HAS_BIAS: usize = 1;
 const HAS_GATE: usize = 2;
 const HAS_RES: usize = 4;
 
+/// The product that the matrix tier computes for an operation, if it does.
+pub(super) fn linear_product(l: &Lowering<'_>, op: &Linear) -> Option<Product> {
+    l.matrix(&[Some(op.x), op.gate, op.res, Some(op.y)])?;
+    Some(Product { kernel: KernelId::LinearCm, m: op.x.rows, n: op.y.cols, k: op.x.cols })
+}
+
+/// The same for a convolution: its taps and channels are what is summed over.
+pub(super) fn conv_product(l: &Lowering<'_>, op: &Conv3x3) -> Option<Product> {
+    l.matrix(&[Some(op.x), op.res, Some(op.y)])?;
+    Some(Product { kernel: KernelId::Conv3x3Cm, m: op.y.rows, n: op.y.cols, k: 9 * op.x.cols })
+}
+
 pub(super) fn linear(l: &Lowering<'_>, op: &Linear) -> Dispatch {
     let (m, k, n) = (op.x.rows, op.x.cols, op.y.cols);
-    let kernel = match (by_fours(&op.x), m <= GEMV_ROWS_MAX) {
-        (false, _) => KernelId::LinearAny,
-        (true, true) => KernelId::LinearGemv,
-        (true, false) => KernelId::LinearTile,
+    let product = linear_product(l, op);
+    let kernel = match (product, by_fours(&op.x), l.seat_rows(m) <= GEMV_ROWS_MAX) {
+        (Some(_), _, _) => KernelId::LinearCm,
+        (None, false, _) => KernelId::LinearAny,
+        (None, true, true) => KernelId::LinearGemv,
+        (None, true, false) => KernelId::LinearTile,
     };
     let present = [(op.bias.is_some(), HAS_BIAS), (op.gate.is_some(), HAS_GATE), (op.res.is_some(), HAS_RES)];
     let fill = Fill::new(kernel)
@@ -42,13 +57,31 @@ pub(super) fn linear(l: &Lowering<'_>, op: &Linear) -> Dispatch {
         .word("span", op.gate.map_or(m, |g| m / g.rows))
         .word("act", act_code(op.act))
         .word("flags", flags(&present));
+    if let (Some(product), Some(matrix)) = (product, &l.target.matrix) {
+        let tile = l.target.tile(matrix, &product);
+        return fill.variant(tile.variant(matrix, &product)).over(tile.groups(m, n), 1);
+    }
     match kernel {
         KernelId::LinearTile => fill.over(m.div_ceil(TILE_ROWS), n.div_ceil(TILE_COLS)),
         _ => fill.over(m, n.div_ceil(GEMV_COLS)),
     }
 }
 
-pub(super) fn conv3x3(l: &Lowering<'_>, op: &Conv3x3) -> Dispatch {
+pub(super) fn conv3x3(l: &Lowering<'_>, op: &Conv3x3) -> Vec<Dispatch> {
+    if let (Some(product), Some(matrix)) = (conv_product(l, op), &l.target.matrix) {
+        return vec![pictures(l, op, matrix, &product)];
+    }
+    let pixels = op.height * op.width;
+    let part = |v: &View, n: usize| v.rows(n * pixels, pixels);
+    let one = |n| {
+        let (x, y, res) = (part(&op.x, n), part(&op.y, n), op.res.map(|r| part(&r, n)));
+        picture(l, &Conv3x3 { x, y, res, ..*op })
+    };
+    (0..op.x.rows / pixels).map(one).collect()
+}
+
+/// The convolution of one picture.
+fn picture(l: &Lowering<'_>, op: &Conv3x3) -> Dispatch {
     let (pixels, cout) = (op.y.rows, op.y.cols);
     let kernel = if by_fours(&op.x) { KernelId::Conv3x3Tile } else { KernelId::Conv3x3Any };
     let present = [(op.bias.is_some(), HAS_BIAS), (op.res.is_some(), HAS_RES)];
@@ -74,4 +107,76 @@ pub(super) fn conv3x3(l: &Lowering<'_>, op: &Conv3x3) -> Dispatch {
             fill.over((pixels * cout).div_ceil(local), 1)
         }
     }
+}
+
+/// A bare product with a tile, to be measured: no bias, no activation; a convolution's picture is 64 pixels wide.
+pub(super) fn sample(target: &Target, product: &Product, tile: Tile, operands: Operands) -> Dispatch {
+    const WIDTH: usize = 64;
+    let matrix = target.matrix.as_ref().expect("only the matrix tier has products");
+    let Product { kernel, m, n, k } = *product;
+    let Operands { x, w, y } = operands;
+    let fill = Fill::new(kernel).variant(tile.variant(matrix, product));
+    let fill = match kernel {
+        KernelId::Conv3x3Cm => fill
+            .address("x", x)
+            .address("w", w)
+            .address("bias", 0)
+            .address("res", 0)
+            .address("y", y)
+            .word("m", m)
+            .word("n", n)
+            .word("k", k)
+            .word("height", m.div_ceil(WIDTH))
+            .word("width", WIDTH)
+            .word("cin", k / 9)
+            .word("x_stride", k / 9)
+            .word("res_stride", 0)
+            .word("y_stride", n)
+            .word("act", 0)
+            .word("flags", 0),
+        _ => fill
+            .address("x", x)
+            .address("w", w)
+            .address("bias", 0)
+            .address("gate", 0)
+            .address("res", 0)
+            .address("y", y)
+            .word("m", m)
+            .word("n", n)
+            .word("k", k)
+            .word("x_stride", k)
+            .word("gate_stride", 0)
+            .word("res_stride", 0)
+            .word("y_stride", n)
+            .word("span", m)
+            .word("act", 0)
+            .word("flags", 0),
+    };
+    fill.over(tile.groups(m, n), 1)
+}
+
+/// The convolution of all pictures at once.
+fn pictures(l: &Lowering<'_>, op: &Conv3x3, matrix: &Matrix, product: &Product) -> Dispatch {
+    let Product { m, n, k, .. } = *product;
+    let present = [(op.bias.is_some(), HAS_BIAS), (op.res.is_some(), HAS_RES)];
+    let tile = l.target.tile(matrix, product);
+    Fill::new(product.kernel)
+        .variant(tile.variant(matrix, product))
+        .address("x", l.view(&op.x))
+        .address("w", l.ctx.tensor(op.w))
+        .address("bias", l.optional_tensor(op.bias))
+        .address("res", l.optional_view(op.res.as_ref()))
+        .address("y", l.view(&op.y))
+        .word("m", m)
+        .word("n", n)
+        .word("k", k)
+        .word("height", op.height)
+        .word("width", op.width)
+        .word("cin", op.x.cols)
+        .word("x_stride", op.x.stride)
+        .word("res_stride", op.res.map_or(0, |r| r.stride))
+        .word("y_stride", op.y.stride)
+        .word("act", act_code(op.act))
+        .word("flags", flags(&present))
+        .over(tile.groups(m, n), 1)
 }

@@ -2,7 +2,7 @@
 
 use super::super::super::op::{HeadNorm, Norm, NormKind};
 use super::super::super::tensor::View;
-use super::{Dispatch, Fill, KernelId, Lowering, act_code, flags};
+use super::{Dispatch, Fill, KernelId, Lowering, Spec, act_code, flags};
 
 const HAS_WEIGHT: usize = 1;
 const ROTATES: usize = 1;
@@ -65,10 +65,24 @@ fn film(l: &Lowering<'_>, op: &Norm, scale: &View, shift: &View, gate: &View) ->
 
 pub(super) fn head_norm(l: &Lowering<'_>, op: &HeadNorm) -> Dispatch {
     let hd = op.x.cols / op.heads;
-    let rope_stride = match op.rope {
-        Some(rope) if l.plan.tensors.shape(rope.cos).rows() > 1 => hd,
-        _ => 0,
-    };
+    let (rope_rows, rope_each) = op.rope.map_or((1, 1), |r| (l.plan.tensors.shape(r.cos).rows(), r.each));
+    if let Some(parts) = l.matrix(&[Some(op.x)]).and_then(|matrix| matrix.parts(hd)) {
+        const LOCAL: u32 = 128;
+        return Fill::new(KernelId::HeadNormParts)
+            .variant((KernelId::HeadNormParts, Spec::new(&[LOCAL, parts])))
+            .address("x", l.view(&op.x))
+            .address("weight", l.ctx.tensor(op.weight))
+            .address("cos", l.optional_tensor(op.rope.map(|r| r.cos)))
+            .address("sin", l.optional_tensor(op.rope.map(|r| r.sin)))
+            .word("rows", op.x.rows)
+            .word("heads", op.heads)
+            .word("x_stride4", op.x.stride / 4)
+            .word("rope_rows", rope_rows)
+            .real("eps", op.eps)
+            .word("flags", flags(&[(op.rope.is_some(), ROTATES)]))
+            .word("rope_each", rope_each)
+            .over((op.x.rows * op.x.cols / 8).div_ceil(LOCAL as usize), 1);
+    }
     Fill::new(KernelId::HeadNorm)
         .address("x", l.view(&op.x))
         .address("weight", l.ctx.tensor(op.weight))
@@ -77,8 +91,9 @@ pub(super) fn head_norm(l: &Lowering<'_>, op: &HeadNorm) -> Dispatch {
         .word("rows", op.x.rows)
         .word("hd", hd)
         .word("x_stride", op.x.stride)
-        .word("rope_stride", rope_stride)
+        .word("rope_rows", rope_rows)
         .real("eps", op.eps)
         .word("flags", flags(&[(op.rope.is_some(), ROTATES)]))
+        .word("rope_each", rope_each)
         .over(op.x.rows, op.heads)
 }

@@ -14,6 +14,9 @@ impl Fill {
 }
 
 pub(super) fn copy(l: &Lowering<'_>, op: &Copy) -> Dispatch {
+    if op.crosses(&l.plan.tensors) {
+        return seat_copy(l, op);
+    }
     Fill::new(KernelId::Copy)
         .address("x", l.view(&op.x))
         .address("y", l.view(&op.y))
@@ -22,6 +25,23 @@ pub(super) fn copy(l: &Lowering<'_>, op: &Copy) -> Dispatch {
         .word("x_stride", op.x.stride)
         .word("y_stride", op.y.stride)
         .over_quads(&op.y)
+}
+
+/// A copy between the states of all seats and rows that follow one another.
+fn seat_copy(l: &Lowering<'_>, op: &Copy) -> Dispatch {
+    let stores = l.plan.tensors.seats_in(op.y.tensor) > 1;
+    let (outside, inside) = if stores { (&op.x, &op.y) } else { (&op.y, &op.x) };
+    Fill::new(KernelId::SeatCopy)
+        .address("table", l.ctx.seat_table())
+        .address("inside", l.view(inside))
+        .address("outside", l.view(outside))
+        .word("rows", outside.rows)
+        .word("cols", outside.cols)
+        .word("seat_rows", inside.rows)
+        .word("inside_stride", inside.stride)
+        .word("outside_stride", outside.stride)
+        .word("stores", usize::from(stores))
+        .over_quads(outside)
 }
 
 pub(super) fn add(l: &Lowering<'_>, op: &Add) -> Dispatch {

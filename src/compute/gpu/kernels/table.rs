@@ -33,7 +33,7 @@ pub struct Field {
     pub kind: FieldKind,
 }
 
-/// One kernel, in both precisions.
+/// One kernel, in both precisions or, if it works on cooperative matrices, in f16 alone.
 #[derive(Debug)]
 pub struct Kernel {
     /// Name of the source without precision and suffix.
@@ -41,11 +41,19 @@ pub struct Kernel {
     /// Push constants in the order of their offsets, without gaps.
     pub fields: &'static [Field],
     pub push_bytes: u32,
-    /// Invocations of a workgroup, all in its first dimension.
+    /// Invocations of a workgroup, all in its first dimension; 0 if the specialization constant `LOCAL` says.
     pub local_size: u32,
+    /// Specialization constants in the order of their numbers. Only kernels of the matrix tier have some.
+    pub specs: &'static [&'static str],
 }
 
 impl Kernel {
+    /// Precisions in which there is a module.
+    #[cfg(test)]
+    pub fn precisions(&self) -> &'static [Precision] {
+        if self.specs.is_empty() { &[Precision::F32, Precision::F16] } else { &[Precision::F16] }
+    }
+
     /// Name of the module in a precision: that of its source file.
     pub fn module(&self, precision: Precision) -> String {
         let suffix = match precision {
@@ -75,7 +83,7 @@ const fn push_bytes(fields: &[Field]) -> u32 {
 }
 
 macro_rules! kernels {
-    ($($id:ident $name:literal $local:literal [$($field:ident: $kind:ident),* $(,)?])*) => {
+    ($($id:ident $name:literal $local:literal $(($($spec:ident)+))? [$($field:ident: $kind:ident),* $(,)?])*) => {
         /// Names a kernel of the table.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum KernelId { $($id),* }
@@ -83,7 +91,9 @@ macro_rules! kernels {
         /// Every kernel, in the order of [`KernelId`].
         pub static KERNELS: &[Kernel] = &[$({
             const FIELDS: &[Field] = &[$(Field { name: stringify!($field), kind: FieldKind::$kind }),*];
-            Kernel { name: $name, fields: FIELDS, push_bytes: push_bytes(FIELDS), local_size: $local }
+            const SPECS: &[&str] = &[$($(stringify!($spec)),+)?];
+            assert!(SPECS.len() <= super::SPECS_MAX, "too many specialization constants");
+            Kernel { name: $name, fields: FIELDS, push_bytes: push_bytes(FIELDS), local_size: $local, specs: SPECS }
         }),*];
     };
 }
@@ -99,10 +109,20 @@ kernels! {
         a: Address, b: Address, y: Address, rows: Word, cols: Word, span: Word, a_stride: Word, b_stride: Word,
         y_stride: Word,
     ]
+    AttentionCm "attention_cm" 0 (LOCAL LANES CM CN CK HEAD KEYS) [
+        q: Address, k: Address, v: Address, y: Address, count_at: Address, count_step: Word, lq: Word, lk: Word,
+        hd8: Word, q_stride8: Word, k_stride8: Word, v_stride8: Word, y_stride8: Word, q_group8: Word,
+        k_group8: Word, v_group8: Word, y_group8: Word, scale: Real,
+    ]
+    AttentionRing "attention_ring" 0 (LOCAL PARTS) [
+        q: Address, k: Address, v: Address, y: Address, count_at: Address, table: Address, rows: Word, window: Word,
+        heads: Word, q_stride8: Word, k_row8: Word, k_key8: Word, v_row8: Word, v_key8: Word, y_stride8: Word,
+        scale: Real, count_step: Word, seat_rows: Word,
+    ]
     AttentionRow "attention_row" 32 [
         q: Address, k: Address, v: Address, bias: Address, y: Address, count_at: Address, lq: Word, lk: Word,
         hd: Word, q_stride: Word, k_row: Word, k_key: Word, v_row: Word, v_key: Word, y_stride: Word,
-        scale: Real, flags: Word,
+        scale: Real, flags: Word, count_step: Word, table: Address, seat_rows: Word,
     ]
     AttentionTile "attention_tile" 32 [
         q: Address, k: Address, v: Address, bias: Address, y: Address, count_at: Address, lq: Word, lk: Word,
@@ -116,9 +136,16 @@ kernels! {
         x: Address, w: Address, bias: Address, res: Address, y: Address, height: Word, width: Word, cin: Word,
         cout: Word, x_stride: Word, res_stride: Word, y_stride: Word, act: Word, flags: Word,
     ]
+    Conv3x3Cm "conv3x3_cm" 0 (LOCAL LANES BM BN BK WM WN CM CN CK STAGES TAIL AHEAD) [
+        x: Address, w: Address, bias: Address, res: Address, y: Address, m: Word, n: Word, k: Word, height: Word,
+        width: Word, cin: Word, x_stride: Word, res_stride: Word, y_stride: Word, act: Word, flags: Word,
+    ]
     Conv3x3Tile "conv3x3_tile" 32 [
         x: Address, w: Address, bias: Address, res: Address, y: Address, height: Word, width: Word, cin: Word,
         cout: Word, x_stride: Word, res_stride: Word, y_stride: Word, act: Word, flags: Word,
+    ]
+    Deliver "deliver" 64 [
+        x: Address, table: Address, units: Word, all: Word,
     ]
     Copy "copy" 64 [
         x: Address, y: Address, rows: Word, cols: Word, x_stride: Word, y_stride: Word,
@@ -132,9 +159,23 @@ kernels! {
     ]
     HeadNorm "head_norm" 32 [
         x: Address, weight: Address, cos: Address, sin: Address, rows: Word, hd: Word, x_stride: Word,
-        rope_stride: Word, eps: Real, flags: Word,
+        rope_rows: Word, eps: Real, flags: Word, rope_each: Word,
+    ]
+    HeadNormParts "head_norm_parts" 0 (LOCAL PARTS) [
+        x: Address, weight: Address, cos: Address, sin: Address, rows: Word, heads: Word, x_stride4: Word,
+        rope_rows: Word, eps: Real, flags: Word, rope_each: Word,
     ]
     LinearAny "linear_any" 32 [
+        x: Address, w: Address, bias: Address, gate: Address, res: Address, y: Address, m: Word, n: Word,
+        k: Word, x_stride: Word, gate_stride: Word, res_stride: Word, y_stride: Word, span: Word, act: Word,
+        flags: Word,
+    ]
+    LinearCm "linear_cm" 0 (LOCAL LANES BM BN BK WM WN CM CN CK STAGES TAIL AHEAD) [
+        x: Address, w: Address, bias: Address, gate: Address, res: Address, y: Address, m: Word, n: Word,
+        k: Word, x_stride: Word, gate_stride: Word, res_stride: Word, y_stride: Word, span: Word, act: Word,
+        flags: Word,
+    ]
+    LinearCm2 "linear_cm2" 0 (LOCAL BM BN BK CLAMP) [
         x: Address, w: Address, bias: Address, gate: Address, res: Address, y: Address, m: Word, n: Word,
         k: Word, x_stride: Word, gate_stride: Word, res_stride: Word, y_stride: Word, span: Word, act: Word,
         flags: Word,
@@ -166,7 +207,12 @@ kernels! {
         eps: Real, act: Word, flags: Word,
     ]
     RingWrite "ring_write" 64 [
-        x: Address, ring: Address, slot_at: Address, rows: Word, cols: Word, x_stride: Word,
+        x: Address, ring: Address, slot_at: Address, rows: Word, cols: Word, x_stride: Word, slot_step: Word,
+        table: Address, seat_rows: Word,
+    ]
+    SeatCopy "seat_copy" 64 [
+        table: Address, inside: Address, outside: Address, rows: Word, cols: Word, seat_rows: Word,
+        inside_stride: Word, outside_stride: Word, stores: Word,
     ]
     Shuffle "shuffle" 64 [
         x: Address, shortcut: Address, y: Address, rows: Word, cols: Word, width: Word, r: Word, repeat: Word,

@@ -1,0 +1,270 @@
+//! The whole daemon, as a player meets it: start to ready with cold and with warm caches, the first frame, and from a
+//! key press (stamped by the client) to the first frame over the WebSocket that reflects it.
+
+use std::error::Error;
+use std::fs;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::{SinkExt, StreamExt};
+use gamegend::proto::wire::FrameHeader;
+use serde_json::{Map, Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+
+use super::Outcome;
+use super::arguments::Arguments;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Presses of one player: not in step with the frames.
+const PRESS_MS: u64 = 171;
+/// Frames and presses before anything counts.
+const SETTLE: Duration = Duration::from_secs(2);
+
+type Anything = Box<dyn Error + Send + Sync>;
+
+/// A running daemon; ends with its owner.
+struct Daemon {
+    child: Child,
+    port: u16,
+    ready_s: f64,
+    began: Instant,
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        let _ = self.child.wait();
+    }
+}
+
+pub fn run(a: &Arguments) -> Outcome<Map<String, Value>> {
+    if !a.gamegend.exists() {
+        return Err(format!("{} is not built", a.gamegend.display()).into());
+    }
+    let folder = std::env::temp_dir().join(format!("gamegend-scenarios-{}", std::process::id()));
+    fs::create_dir_all(&folder)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let measured = runtime.block_on(measure(a, &folder));
+    let _ = fs::remove_dir_all(&folder);
+    measured.map_err(|e| e.to_string().into())
+}
+
+async fn measure(a: &Arguments, folder: &Path) -> Result<Map<String, Value>, Anything> {
+    let most = a.viewers.iter().copied().max().unwrap_or(1);
+    let config = configure(a, folder, most + 2)?;
+    let cold = start(a, folder, &config).await?;
+    let cold_ready = cold.ready_s;
+    let cold_first = first_frame(a, &cold).await?;
+    drop(cold);
+    let daemon = start(a, folder, &config).await?;
+    let warm_first = first_frame(a, &daemon).await?;
+    let mut values = json!({
+        "start_ready_s": daemon.ready_s, "first_frame_s": warm_first,
+        "start_ready_cold_s": cold_ready, "first_frame_cold_s": cold_first,
+    });
+    let mut by_count = Map::new();
+    for &count in &a.viewers {
+        let row = match play(a, &daemon, count).await {
+            Ok(row) => row,
+            Err(e) => json!({ "skipped": e.to_string() }),
+        };
+        eprintln!("{count} players: {row}");
+        if count == 1 {
+            values["key_to_frame_ms"] = row.clone();
+        }
+        by_count.insert(count.to_string(), row);
+    }
+    values["key_to_frame_ms_by_sessions"] = Value::Object(by_count);
+    Ok(values.as_object().cloned().unwrap_or_default())
+}
+
+fn token(i: usize) -> String {
+    format!("bench-token-of-player-{i:04}-0123456789abcdef")
+}
+
+fn configure(a: &Arguments, folder: &Path, clients: usize) -> Result<PathBuf, Anything> {
+    let tokens: String = (0..clients).map(|i| token(i) + "\n").collect();
+    let file = folder.join("tokens");
+    let mut options = fs::OpenOptions::new();
+    std::io::Write::write_all(
+        &mut options.write(true).create(true).truncate(true).mode(0o600).open(&file)?,
+        tokens.as_bytes(),
+    )?;
+    let model = fs::canonicalize(&a.model)?;
+    // Started as root the daemon reads it as the user that it becomes; elsewhere this changes nothing.
+    let _ = Command::new("chown").arg("nobody").arg(&file).stderr(Stdio::null()).status();
+    let text = format!(
+        "[http]\nlisten = \"127.0.0.1:0\"\ntoken_file = \"{0}/tokens\"\n[control]\nsocket = \"{0}/gamegend.sock\"\n\
+         [state]\ndirectory = \"{0}/state\"\npid_file = \"{0}/gamegend.pid\"\n[gpu]\ndevice = \"{1}\"\nthreads = {2}\n\
+         [model]\npath = \"{3}\"\n[worker]\nsessions_max = 128\n",
+        folder.display(),
+        a.device,
+        a.threads,
+        model.display()
+    );
+    let config = folder.join("gamegend.toml");
+    fs::write(&config, text)?;
+    Ok(config)
+}
+
+async fn start(a: &Arguments, folder: &Path, config: &Path) -> Result<Daemon, Anything> {
+    let log = folder.join("log");
+    let began = Instant::now();
+    let child = Command::new(&a.gamegend)
+        .args(["-d", "-c"])
+        .arg(config)
+        .stdin(Stdio::null())
+        .stdout(fs::File::create(&log)?)
+        .stderr(fs::OpenOptions::new().append(true).open(&log)?)
+        .spawn()?;
+    let mut daemon = Daemon { child, port: 0, ready_s: 0.0, began };
+    while began.elapsed() < PATIENCE {
+        if daemon.port == 0 {
+            let text = fs::read_to_string(&log)?;
+            let address = text.split("http://").nth(1).and_then(|rest| rest.split(['/', ' ', '\n']).next());
+            daemon.port = address.and_then(|a| a.rsplit(':').next()?.trim().parse().ok()).unwrap_or(0);
+        } else if matches!(http(daemon.port, "GET", "/readyz", "").await, Ok((200, _))) {
+            daemon.ready_s = began.elapsed().as_secs_f64();
+            return Ok(daemon);
+        }
+        if let Some(status) = daemon.child.try_wait()? {
+            return Err(format!("the daemon ended with {status}: {}", fs::read_to_string(&log)?).into());
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Err(format!("the daemon is not ready: {}", fs::read_to_string(&log)?).into())
+}
+
+/// One request on a connection of its own; status and body.
+async fn http(port: u16, method: &str, path: &str, body: &str) -> Result<(u16, String), Anything> {
+    request(port, method, path, body, &token(0)).await
+}
+
+async fn request(port: u16, method: &str, path: &str, body: &str, token: &str) -> Result<(u16, String), Anything> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    let text = format!(
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(text.as_bytes()).await?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await?;
+    let answer = String::from_utf8_lossy(&answer);
+    let status = answer.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
+    Ok((status, answer.split_once("\r\n\r\n").map_or(String::new(), |(_, body)| body.to_string())))
+}
+
+type Stream = tokio_tungstenite::WebSocketStream<TcpStream>;
+
+/// Opens a session and its stream.
+async fn open(a: &Arguments, port: u16, player: usize) -> Result<(String, Stream), Anything> {
+    let mut body = json!({
+        "prompt": "a castle in a forest at sunset", "width": a.width, "height": a.height, "seed": player,
+        "interactive": true,
+    });
+    if a.steps > 0 {
+        body["steps"] = json!(a.steps);
+    }
+    let (status, answer) = request(port, "POST", "/api/v1/generate", &body.to_string(), &token(player)).await?;
+    let reply: Value = serde_json::from_str(&answer).map_err(|_| format!("status {status}: {answer}"))?;
+    let id = reply["id"].as_str().ok_or_else(|| format!("status {status}: {answer}"))?.to_string();
+    let mut request = format!("ws://127.0.0.1:{port}/ws/stream?session={id}").into_client_request()?;
+    request.headers_mut().insert("Authorization", format!("Bearer {}", token(player)).parse()?);
+    let tcp = TcpStream::connect(("127.0.0.1", port)).await?;
+    tcp.set_nodelay(true)?;
+    let (stream, _) = tokio_tungstenite::client_async(request, tcp).await?;
+    Ok((id, stream))
+}
+
+async fn close(port: u16, player: usize, id: &str) {
+    let _ = request(port, "DELETE", &format!("/api/v1/sessions/{id}"), "", &token(player)).await;
+}
+
+/// Seconds from the start of the program to the first frame of a session that is opened as soon as it is ready.
+async fn first_frame(a: &Arguments, daemon: &Daemon) -> Result<f64, Anything> {
+    let (id, mut stream) = open(a, daemon.port, 1).await?;
+    let limit = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let message = tokio::time::timeout_at(limit, stream.next()).await?.ok_or("the stream ended")??;
+        if let Message::Binary(_) = message {
+            break;
+        }
+    }
+    let seconds = daemon.began.elapsed().as_secs_f64();
+    close(daemon.port, 1, &id).await;
+    Ok(seconds)
+}
+
+/// `count` players at once; quantiles over all presses of all of them.
+async fn play(a: &Arguments, daemon: &Daemon, count: usize) -> Result<Value, Anything> {
+    let mut streams = Vec::new();
+    for player in 1..=count {
+        streams.push((player, open(a, daemon.port, player).await?));
+    }
+    // Every session's first frame has many steps.
+    tokio::time::sleep(SETTLE).await;
+    let span = Duration::from_secs(a.seconds.max(4));
+    let port = daemon.port;
+    let busy = Arc::new(tokio::sync::Barrier::new(count));
+    let tasks: Vec<_> = streams
+        .into_iter()
+        .map(|(player, (id, stream))| {
+            let busy = Arc::clone(&busy);
+            tokio::spawn(async move {
+                busy.wait().await;
+                let result = one(stream, player as u64, span).await;
+                close(port, player, &id).await;
+                result
+            })
+        })
+        .collect();
+    let (mut latencies, mut frames) = (Vec::new(), 0);
+    for task in tasks {
+        let (mut own, seen) = task.await??;
+        latencies.append(&mut own);
+        frames += seen;
+    }
+    latencies.sort_by(f64::total_cmp);
+    let last = latencies.len().checked_sub(1).ok_or("no frame reflected a key")?;
+    let at = |share: f64| latencies[(last as f64 * share) as usize];
+    Ok(json!({
+        "p50": at(0.5), "p95": at(0.95), "p99": at(0.99), "presses": latencies.len(),
+        "fps_each": frames as f64 / span.as_secs_f64() / count as f64,
+    }))
+}
+
+/// One player: presses keys, reads frames. Milliseconds of every press that a frame reflected, and the frames.
+async fn one(mut stream: Stream, player: u64, span: Duration) -> Result<(Vec<f64>, u64), Anything> {
+    let begin = Instant::now();
+    let (mut seq, mut latencies, mut frames) = (0u32, Vec::new(), 0);
+    let mut pressed: Option<Instant> = None;
+    let mut next = begin + Duration::from_millis(player * 29 % PRESS_MS);
+    while begin.elapsed() < span {
+        tokio::select! {
+            message = stream.next() => {
+                let Message::Binary(bytes) = message.ok_or("the stream ended")?? else { continue };
+                let header = FrameHeader::decode(&bytes).map_err(|e| e.to_string())?;
+                frames += 1;
+                if header.seq == seq && let Some(at) = pressed.take() {
+                    latencies.push(at.elapsed().as_secs_f64() * 1e3);
+                }
+            }
+            () = tokio::time::sleep_until(next.into()), if pressed.is_none() => {
+                seq += 1;
+                let keys: &[&str] = if seq.is_multiple_of(2) { &[] } else { &["W"] };
+                let control = json!({ "type": "control", "seq": seq, "keys": keys });
+                pressed = Some(Instant::now());
+                stream.send(Message::text(control.to_string())).await?;
+                next += Duration::from_millis(PRESS_MS + (u64::from(seq) * 37 + player * 11) % 83);
+            }
+        }
+    }
+    Ok((latencies, frames))
+}

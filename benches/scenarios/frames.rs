@@ -1,0 +1,184 @@
+//! One session as fast as it goes, its pixels in shared memory; and whether memory stays where it is.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gamegend::compute::gpu::GpuOptions;
+use gamegend::compute::{self, DeviceInfo, Profile, SharedId};
+use gamegend::model::{Engine, Keys, Model, Picture, Session, SessionSpec, Turn};
+use gamegend::sys::shm::SharedMemory;
+use serde_json::{Map, Value, json};
+
+use super::Outcome;
+use super::arguments::Arguments;
+
+const PROMPT: &str = "a castle in a forest at sunset";
+const WARM_UP: u64 = 16;
+const BATCH_RUNS: usize = 9;
+const MEBIBYTE: f64 = (1 << 20) as f64;
+
+/// Opens the device with the model, and what the device is.
+pub fn open(a: &Arguments) -> Outcome<(Engine, DeviceInfo)> {
+    let cache = std::env::temp_dir().join("gamegend-bench-pipelines");
+    let options = GpuOptions { pipeline_cache: Some(cache), tune: a.tune, ..GpuOptions::default() };
+    let (executor, _) = compute::select_with(&a.device, a.threads, &options)?;
+    let device = executor.device().clone();
+    Ok((Engine::new(Model::load(&a.model)?, executor)?, device))
+}
+
+/// Denoising steps of a frame.
+pub fn steps(a: &Arguments, engine: &Engine) -> u32 {
+    if a.steps > 0 { a.steps } else { engine.model().info().default_steps }
+}
+
+fn spec(a: &Arguments, engine: &Engine, seed: u64) -> SessionSpec {
+    let (prompt, steps) = (PROMPT.to_string(), steps(a, engine));
+    SessionSpec { prompt, width: a.width, height: a.height, steps, seed, perspective: None }
+}
+
+/// Room for a few pictures, where the device writes by itself if it can.
+struct Target {
+    memory: Arc<SharedMemory>,
+    shared: Option<SharedId>,
+    picture: Vec<u8>,
+    next: usize,
+}
+
+impl Target {
+    fn new(a: &Arguments, engine: &mut Engine) -> Outcome<Target> {
+        let bytes = (a.width * a.height * 3 / 2) as usize;
+        let memory = Arc::new(SharedMemory::create("bench", (4 * bytes).next_multiple_of(4096))?);
+        Ok(Target { shared: engine.share(&memory)?, memory, picture: vec![0; bytes], next: 0 })
+    }
+
+    /// The next frame, in shared memory when this returns.
+    fn tick(&mut self, engine: &mut Engine, session: &mut Session) -> Outcome<()> {
+        let offset = self.next % 4 * self.picture.len();
+        self.next += 1;
+        match self.shared {
+            Some(shared) => engine.tick_into(session, Keys::W, Picture::Shared(shared, offset), None)?,
+            None => {
+                engine.tick(session, Keys::W, &mut self.picture, None)?;
+                self.memory.write(offset, &self.picture);
+            }
+        }
+        Ok(())
+    }
+}
+
+pub fn run(a: &Arguments, engine: &mut Engine) -> Outcome<Map<String, Value>> {
+    let spec = spec(a, engine, 1);
+    let mut session = engine.open(&spec)?;
+    let mut target = Target::new(a, engine)?;
+    for _ in 0..WARM_UP {
+        target.tick(engine, &mut session)?;
+    }
+    let (begin, mut ticks) = (Instant::now(), Vec::new());
+    while begin.elapsed() < Duration::from_secs(a.seconds) {
+        let start = Instant::now();
+        target.tick(engine, &mut session)?;
+        ticks.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    let fps = ticks.len() as f64 / begin.elapsed().as_secs_f64();
+    ticks.sort_by(f64::total_cmp);
+    let at = |share: f64| ticks[((ticks.len() - 1) as f64 * share) as usize];
+    let (p50, p95, p99) = (at(0.5), at(0.95), at(0.99));
+    target.shared.into_iter().for_each(|shared| engine.unshare(shared));
+    engine.close(session);
+    let flops = engine.tick_flops(a.width, a.height, spec.steps)?;
+    let state = engine.state_bytes(&spec) as f64 / MEBIBYTE;
+    let values = json!({
+        "mini_720p_fps": fps,
+        "mini_tick_ms": {"p50": p50, "p95": p95, "p99": p99},
+        "mini_steps": spec.steps,
+        "mini_gflop_per_frame": flops as f64 / 1e9,
+        "mini_tflops": flops as f64 * fps / 1e12,
+        "pixels_written_by_device": target.shared.is_some(),
+        "state_mib_per_session": state,
+    });
+    Ok(values.as_object().cloned().unwrap_or_default())
+}
+
+/// Runs of several sessions: milliseconds of a run by its sessions, and by kernel where there are the most of them.
+pub fn batch(a: &Arguments, engine: &mut Engine) -> Outcome<Map<String, Value>> {
+    let most = a.batches.iter().copied().max().unwrap_or(1);
+    engine.set_batch_max(most);
+    let mut sessions = (0..most as u64).map(|i| engine.open(&spec(a, engine, i))).collect::<Result<Vec<_>, _>>()?;
+    let nothing = vec![0.0; engine.last_latent(&sessions[0]).len()];
+    for session in &mut sessions {
+        // Cheaper than a first frame, which has many steps.
+        engine.seed(session, &[(nothing.clone(), Keys::NONE)])?;
+    }
+    let mut pictures = vec![vec![0; (a.width * a.height * 3 / 2) as usize]; most];
+    let mut times = Map::new();
+    let mut kernels = Vec::new();
+    for &count in &a.batches {
+        let mut go = |profile: Option<&mut Profile>| -> Outcome<f64> {
+            let turns = sessions.iter_mut().zip(&mut pictures).take(count);
+            let turn = |(session, picture)| Turn { session, keys: Keys::W, picture: Picture::Bytes(picture) };
+            let turns: Vec<Turn<'_>> = turns.map(|(s, p): (_, &mut Vec<u8>)| turn((s, &mut p[..]))).collect();
+            let begin = Instant::now();
+            engine.tick_batch(turns, profile)?;
+            Ok(begin.elapsed().as_secs_f64() * 1e3)
+        };
+        go(None)?;
+        let mut all = (0..BATCH_RUNS).map(|_| go(None)).collect::<Outcome<Vec<_>>>()?;
+        all.sort_by(f64::total_cmp);
+        times.insert(count.to_string(), json!(all[BATCH_RUNS / 2]));
+        if count == most {
+            let mut profile = Profile::default();
+            go(Some(&mut profile))?;
+            kernels = profile.by_kernel();
+        }
+    }
+    sessions.into_iter().for_each(|session| engine.close(session));
+    let rows: Vec<Value> = kernels
+        .iter()
+        .map(|k| {
+            let seconds = k.time.as_secs_f64().max(1e-9);
+            let (tflops, gbytes) = (k.cost.flops as f64 / seconds / 1e12, k.cost.bytes as f64 / seconds / 1e9);
+            json!({"kernel": k.kernel, "count": k.count, "ms": seconds * 1e3, "tflops": tflops, "gb_per_s": gbytes})
+        })
+        .collect();
+    let values = json!({ "batch_run_ms": times, "batch_kernels": rows });
+    Ok(values.as_object().cloned().unwrap_or_default())
+}
+
+/// Sessions that come and go for a while: resident memory after the first fifth and at the end.
+pub fn soak(a: &Arguments, engine: &mut Engine) -> Outcome<Map<String, Value>> {
+    let (begin, whole) = (Instant::now(), Duration::from_secs(a.soak_seconds));
+    let mut target = Target::new(a, engine)?;
+    let (mut first, mut frames, mut opened) = (None, 0u64, 0u64);
+    while begin.elapsed() < whole {
+        let mut session = engine.open(&spec(a, engine, opened))?;
+        opened += 1;
+        for _ in 0..100 {
+            target.tick(engine, &mut session)?;
+            frames += 1;
+            if begin.elapsed() >= whole {
+                break;
+            }
+        }
+        engine.close(session);
+        if first.is_none() && begin.elapsed() * 5 >= whole {
+            first = Some(resident()?);
+        }
+    }
+    target.shared.into_iter().for_each(|shared| engine.unshare(shared));
+    let (first, last) = (first.unwrap_or_default(), resident()?);
+    let values = json!({
+        "soak": {
+            "seconds": a.soak_seconds, "frames": frames, "sessions": opened,
+            "resident_mib_first": first as f64 / MEBIBYTE, "resident_mib_last": last as f64 / MEBIBYTE,
+        },
+    });
+    Ok(values.as_object().cloned().unwrap_or_default())
+}
+
+/// Resident memory of this process in bytes, where the system says.
+fn resident() -> Outcome<u64> {
+    let text = std::fs::read_to_string("/proc/self/status")?;
+    let line = text.lines().find_map(|l| l.strip_prefix("VmRSS:")).ok_or("no VmRSS in /proc/self/status")?;
+    let kib: u64 = line.trim().trim_end_matches(" kB").trim().parse()?;
+    Ok(kib << 10)
+}
