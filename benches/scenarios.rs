@@ -23,6 +23,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use arguments::{Arguments, USAGE};
+use gamegend::model::Engine;
 use serde_json::{Map, Value, json};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -55,32 +56,7 @@ fn run(a: &Arguments) -> Outcome<()> {
     let mut engine = Some(engine);
     for name in &a.scenarios {
         eprintln!("== {name}");
-        let found = match (name.as_str(), engine.as_mut()) {
-            ("frames", Some(engine)) => frames::run(a, engine),
-            ("sessions", Some(_)) => match engine.take() {
-                Some(whole) => worker::run(a, whole).map(|(values, whole)| {
-                    engine = Some(whole);
-                    values
-                }),
-                None => Err("the device is taken".into()),
-            },
-            ("soak", Some(engine)) => frames::soak(a, engine),
-            ("paper", Some(_)) => {
-                // Both models at once need not fit.
-                engine = None;
-                paper::run(a)
-            }
-            ("daemon", _) => {
-                engine = None;
-                daemon::run(a)
-            }
-            (_, None) => frames::open(a).and_then(|(mut fresh, _)| {
-                let values = if name == "frames" { frames::run(a, &mut fresh) } else { frames::soak(a, &mut fresh) };
-                engine = Some(fresh);
-                values
-            }),
-            (other, _) => Err(format!("there is no scenario {other:?}").into()),
-        };
+        let found = scenario(a, name, &mut engine);
         match found {
             Ok(values) => {
                 println!("{name}: {}", Value::Object(values.clone()));
@@ -95,6 +71,33 @@ fn run(a: &Arguments) -> Outcome<()> {
     peers(a, &mut all, &mut skipped);
     all.insert("skipped".to_string(), Value::Object(skipped));
     write(&a.out, &device.name, &Value::Object(all))
+}
+
+/// Runs one scenario. The daemon and the paper's model want the device for themselves: both models need not fit.
+fn scenario(a: &Arguments, name: &str, engine: &mut Option<Engine>) -> Outcome<Map<String, Value>> {
+    match name {
+        "paper" => {
+            *engine = None;
+            return paper::run(a);
+        }
+        "daemon" => {
+            *engine = None;
+            return daemon::run(a);
+        }
+        _ => {}
+    }
+    let mut whole = match engine.take() {
+        Some(whole) => whole,
+        None => frames::open(a)?.0,
+    };
+    let (values, whole) = match name {
+        "frames" => (frames::run(a, &mut whole)?, whole),
+        "soak" => (frames::soak(a, &mut whole)?, whole),
+        "sessions" => worker::run(a, whole)?,
+        other => return Err(format!("there is no scenario {other:?}").into()),
+    };
+    *engine = Some(whole);
+    Ok(values)
 }
 
 /// What PyTorch did on the same machine, and our shares of it.

@@ -370,14 +370,14 @@ fn led_sessions_share_a_batch() {
         let mut sessions: Vec<Session> =
             (0..3).map(|i| engine.open(&SessionSpec { seed: i, ..small.clone() }).expect("a session")).collect();
         let mut all = Vec::new();
-        for tick in 0..3 {
+        for keys in &KEYS[..3] {
             for session in &mut sessions {
                 engine.lead(session, &kind, &picture).expect("a kind of the model");
             }
             let mut pictures = vec![vec![0; (small.width * small.height * 3 / 2) as usize]; sessions.len()];
             let turns = sessions.iter_mut().zip(&mut pictures);
             let turns = turns
-                .map(|(session, picture)| Turn { session, keys: KEYS[tick], picture: Picture::Bytes(picture) })
+                .map(|(session, picture)| Turn { session, keys: *keys, picture: Picture::Bytes(picture) })
                 .collect();
             engine.tick_batch(turns, None).expect("a tick");
             all.push(pictures);

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-pub const USAGE: &str = "usage: scenarios [--device auto|cpu|vulkan:N] [--size WxH] [--steps N] [--threads N] [--model DIR] \
-     [--paper DIR]\n    [--paper-sizes WxH,..] [--gamegend PATH] [--out DIR] [--seconds N] [--sessions N,N,..] \
-     [--viewers N,N]\n    [--scenarios frames,sessions,paper,daemon,soak] [--soak-seconds N] [--peer FILE] \
-     [--peer-cpu FILE]";
+pub const USAGE: &str = "usage: scenarios [--device auto|cpu|vulkan:N] [--size WxH] [--steps N] [--threads N] \
+     [--model DIR]\n    [--paper DIR] [--paper-sizes WxH,..] [--gamegend PATH] [--out DIR] [--seconds N] \
+     [--sessions N,N,..]\n    [--viewers N,N] [--scenarios frames,sessions,paper,daemon,soak] [--soak-seconds N] \
+     [--tune yes|no]\n    [--peer FILE] [--peer-cpu FILE]";
 
 pub struct Arguments {
     pub device: String,
@@ -28,6 +28,8 @@ pub struct Arguments {
     /// Numbers of sessions that are played through the daemon.
     pub viewers: Vec<usize>,
     pub scenarios: Vec<String>,
+    /// Measure tiles of products; `None`: as the device likes it.
+    pub tune: Option<bool>,
     pub peer: Option<PathBuf>,
     pub peer_cpu: Option<PathBuf>,
 }
@@ -55,6 +57,7 @@ impl Arguments {
             sessions: vec![1, 8, 24, 48, 72, 100, 120],
             viewers: vec![1, 50],
             scenarios: ["frames", "sessions", "daemon", "paper"].map(str::to_string).to_vec(),
+            tune: None,
             peer: None,
             peer_cpu: None,
         };
@@ -72,6 +75,7 @@ impl Arguments {
                 "--paper" => a.paper = PathBuf::from(value),
                 "--gamegend" => a.gamegend = PathBuf::from(value),
                 "--out" => a.out = PathBuf::from(value),
+                "--tune" => a.tune = Some(value == "yes"),
                 "--peer" => a.peer = Some(PathBuf::from(value)),
                 "--peer-cpu" => a.peer_cpu = Some(PathBuf::from(value)),
                 "--threads" => a.threads = number(&value)?,

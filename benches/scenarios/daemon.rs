@@ -1,5 +1,5 @@
-//! The whole daemon, as a player meets it: start to ready with cold and with warm caches, the first frame, and from a key
-//! press (stamped by the client) to the first frame over the WebSocket that reflects it.
+//! The whole daemon, as a player meets it: start to ready with cold and with warm caches, the first frame, and from a
+//! key press (stamped by the client) to the first frame over the WebSocket that reflects it.
 
 use std::error::Error;
 use std::fs;
@@ -97,6 +97,8 @@ fn configure(a: &Arguments, folder: &Path, clients: usize) -> Result<PathBuf, An
         tokens.as_bytes(),
     )?;
     let model = fs::canonicalize(&a.model)?;
+    // Started as root the daemon reads it as the user that it becomes; elsewhere this changes nothing.
+    let _ = Command::new("chown").arg("nobody").arg(&file).stderr(Stdio::null()).status();
     let text = format!(
         "[http]\nlisten = \"127.0.0.1:0\"\ntoken_file = \"{0}/tokens\"\n[control]\nsocket = \"{0}/gamegend.sock\"\n\
          [state]\ndirectory = \"{0}/state\"\npid_file = \"{0}/gamegend.pid\"\n[gpu]\ndevice = \"{1}\"\nthreads = {2}\n\

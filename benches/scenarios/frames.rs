@@ -19,7 +19,7 @@ const MEBIBYTE: f64 = (1 << 20) as f64;
 /// Opens the device with the model, and what the device is.
 pub fn open(a: &Arguments) -> Outcome<(Engine, DeviceInfo)> {
     let cache = std::env::temp_dir().join("gamegend-bench-pipelines");
-    let options = GpuOptions { pipeline_cache: Some(cache), ..GpuOptions::default() };
+    let options = GpuOptions { pipeline_cache: Some(cache), tune: a.tune, ..GpuOptions::default() };
     let (executor, _) = compute::select_with(&a.device, a.threads, &options)?;
     let device = executor.device().clone();
     Ok((Engine::new(Model::load(&a.model)?, executor)?, device))

@@ -1,5 +1,5 @@
-//! Sessions against their deadlines: the worker's own sessions, schedule and rings, with this process in the place of the
-//! api. Frames are in shared memory when they count.
+//! Sessions against their deadlines: the worker's own sessions, schedule and rings, with this process in the place of
+//! the api. Frames are in shared memory when they count.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};

@@ -91,8 +91,8 @@ pub struct StateId(pub(crate) usize);
 pub enum Output<'a> {
     F32(&'a mut [f32]),
     Bytes(&'a mut [u8]),
-    /// Bytes that go straight into shared memory, from `offset` on. A multiple of 16 bytes at a multiple of 16 is written
-    /// by the device itself, anything else by the processor.
+    /// Bytes that go straight into shared memory, from `offset` on. A multiple of 16 bytes at a multiple of 16 is
+    /// written by the device itself, anything else by the processor.
     Shared {
         memory: SharedId,
         offset: usize,
@@ -120,8 +120,8 @@ pub struct Run<'a> {
     /// The sessions in the seats of the plan, from the first one on: at least one, and all of them different. What the
     /// seats without a session compute is lost.
     pub states: &'a [StateId],
-    /// Every input of the plan with its values, rounded to the tensor's type: once for each session, in the order of the
-    /// seats.
+    /// Every input of the plan with its values, rounded to the tensor's type: once for each session, in the order of
+    /// the seats.
     pub inputs: &'a [(Tensor, &'a [f32])],
     /// The params of each session one after the other.
     pub params: &'a [u32],
@@ -156,8 +156,8 @@ pub trait Executor: Send {
     /// Overwrites entry `index` of a state's layout.
     fn write_state(&mut self, state: StateId, index: usize, values: &[f32]) -> Result<(), ComputeError>;
 
-    /// Lets runs write into a memory object. `None`: this device cannot, and whoever has the object copies outputs there.
-    /// Errors: those of the device.
+    /// Lets runs write into a memory object. `None`: this device cannot, and whoever has the object copies outputs
+    /// there. Errors: those of the device.
     fn share(&mut self, _: &Arc<SharedMemory>) -> Result<Option<SharedId>, ComputeError> {
         Ok(None)
     }

@@ -92,8 +92,8 @@ impl FrameRing {
         &self.memory
     }
 
-    /// Makes the slot of frame `tick` ready to be written by somebody else: `frame_bytes` bytes from the returned offset
-    /// on, a multiple of 64. Until [`commit`](Self::commit) readers find no whole frame there.
+    /// Makes the slot of frame `tick` ready to be written by somebody else: `frame_bytes` bytes from the returned
+    /// offset on, a multiple of 64. Until [`commit`](Self::commit) readers find no whole frame there.
     pub fn reserve(&mut self, tick: u64) -> usize {
         self.begin(tick);
         self.geometry.slot_at(tick) + LOCK_BYTES

@@ -290,8 +290,8 @@ impl Engine {
         a.stream.goes_with(&b.stream)
     }
 
-    /// [`Engine::tick`] for several sessions: those that go together share runs. Every frame is the same, bit for bit, as
-    /// if its session were alone.
+    /// [`Engine::tick`] for several sessions: those that go together share runs. Every frame is the same, bit for bit,
+    /// as if its session were alone.
     ///
     /// Errors: those of the device; then none of the sessions is of any more use.
     pub fn tick_batch(&mut self, turns: Vec<Turn<'_>>, mut profile: Option<&mut Profile>) -> Result<(), ModelError> {
@@ -311,8 +311,8 @@ impl Engine {
         Ok(())
     }
 
-    /// How many of `count` sessions that go together make the next run: as many as a plan has seats, or a few less. Each
-    /// vacant seat costs as much as one that is taken.
+    /// How many of `count` sessions that go together make the next run: as many as a plan has seats, or a few less.
+    /// Each vacant seat costs as much as one that is taken.
     fn next_run(&self, count: usize) -> usize {
         let count = count.min(self.batch_max);
         let fitting = SEATS.iter().copied().find(|&seats| count <= seats).unwrap_or(count);

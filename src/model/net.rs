@@ -217,8 +217,8 @@ impl Net {
         self.push(name, HeadNorm { x, heads, weight, rope, eps })
     }
 
-    /// Attention of `q` [Lq, D] to the first `key_count` rows of `k` and `v` [Lk, D], into a new temporary; with several
-    /// seats each attends to its own.
+    /// Attention of `q` [Lq, D] to the first `key_count` rows of `k` and `v` [Lk, D], into a new temporary; with
+    /// several seats each attends to its own.
     pub fn attention(
         &mut self,
         q: View,

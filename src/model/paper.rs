@@ -1,11 +1,11 @@
-//! One denoising step of GameGen-X at the paper's size (arXiv 2411.00769, section 3.2), for speed tables only: its weights
-//! are random numbers that are made when it is loaded, and nobody sees its pictures.
+//! One denoising step of GameGen-X at the paper's size (arXiv 2411.00769, section 3.2), for speed tables only: its
+//! weights are random numbers that are made when it is loaded, and nobody sees its pictures.
 //!
 //! 28 spatial and 28 temporal blocks of self-attention, cross-attention to 300 tokens of text and a feed-forward, adaLN
 //! from the noise level, guidance as two halves of a batch. `benches/peers/paper_step.py` is the same step in PyTorch.
 //!
-//! T latent frames, N tokens of a frame, D `hidden_size`, Z channels of a token, L text tokens. The rows of a tensor are
-//! halves, then frames, then tokens: [2 * T * N, ..].
+//! T latent frames, N tokens of a frame, D `hidden_size`, Z channels of a token, L text tokens. The rows of a tensor
+//! are halves, then frames, then tokens: [2 * T * N, ..].
 
 use std::path::Path;
 use std::sync::Arc;

@@ -381,8 +381,8 @@ impl Stream {
         Ok(())
     }
 
-    /// Can the two make their next frames in one batch? They need plans of one size and number of steps, a frame before,
-    /// and video prompts of one kind or none.
+    /// Can the two make their next frames in one batch? They need plans of one size and number of steps, a frame
+    /// before, and video prompts of one kind or none.
     pub fn goes_with(&self, other: &Stream) -> bool {
         let ready = |s: &Stream| s.position > 0 && !s.plans.probing;
         let place = |s: &Stream| s.video.as_ref().filter(|v| v.latents.len() > 0).map_or(PLAIN, |v| v.place);

@@ -32,7 +32,8 @@ impl Imported {
         }
         let handle = vk::ExternalMemoryHandleTypeFlags::HOST_ALLOCATION_EXT;
         let mut properties = vk::MemoryHostPointerPropertiesEXT::default();
-        // SAFETY: needs a pointer to mapped host memory of an aligned range: checked above, and `owner` keeps it mapped.
+        // SAFETY: needs a pointer to mapped host memory of an aligned range: checked above, and `owner` keeps it
+        // mapped.
         let found = unsafe {
             (api.fp().get_memory_host_pointer_properties_ext)(api.device(), handle, start.cast(), &mut properties)
         };
@@ -68,8 +69,8 @@ impl Imported {
             .memory_type_index(index)
             .push_next(&mut import)
             .push_next(&mut flags);
-        // SAFETY: needs an aligned range of host memory that stays mapped until the memory is freed: `owner` holds it, and
-        // is dropped after `memory`.
+        // SAFETY: needs an aligned range of host memory that stays mapped until the memory is freed: `owner` holds it,
+        // and is dropped after `memory`.
         imported.memory = match unsafe { shared.raw.allocate_memory(&info, None) } {
             Ok(memory) => memory,
             Err(vk::Result::ERROR_INVALID_EXTERNAL_HANDLE) => return Ok(None),

@@ -1,5 +1,5 @@
-//! Cooperative matrices: the shapes of `VK_KHR_cooperative_matrix`, and `VK_NV_cooperative_matrix2`, which is newer than
-//! `ash` and therefore declared here.
+//! Cooperative matrices: the shapes of `VK_KHR_cooperative_matrix`, and `VK_NV_cooperative_matrix2`, which is newer
+//! than `ash` and therefore declared here.
 
 use std::ffi::{CStr, c_void};
 use std::ptr;

@@ -127,8 +127,8 @@ pub trait Engine {
     /// Takes a memory object back.
     fn unshare(&mut self, _: SharedNumber) {}
 
-    /// Arithmetic of a frame of `width` x `height` pixels in `steps` steps, in floating-point operations; 0 if it is not
-    /// known.
+    /// Arithmetic of a frame of `width` x `height` pixels in `steps` steps, in floating-point operations; 0 if it is
+    /// not known.
     fn flops(&mut self, _size_px: (u32, u32), _steps: u32) -> f64 {
         0.0
     }

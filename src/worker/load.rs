@@ -102,8 +102,8 @@ impl Load {
         demand / self.rate
     }
 
-    /// A run of `work` operations took `time`. Runs of an idle device are not told: a small batch says little about what
-    /// a large one would do.
+    /// A run of `work` operations took `time`. Runs of an idle device are not told: a small batch says little about
+    /// what a large one would do.
     pub fn measured(&mut self, work: f64, time: Duration) {
         let seconds = time.as_secs_f64();
         if work > 0.0 && seconds > 0.0 {
@@ -122,8 +122,8 @@ impl Load {
         }
         let percent = |share: f64| (share * 100.0).ceil();
         Err(format!(
-            "the session needs {} % of the device, {} % of {} % are in use; fewer steps, a lower rate or a smaller size \
-             need less",
+            "the session needs {} % of the device, {} % of {} % are in use; fewer steps, a lower rate or a smaller \
+             size need less",
             percent(wanted),
             percent(used),
             percent(CAPACITY)

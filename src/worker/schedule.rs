@@ -3,8 +3,8 @@
 //! - A real-time session has a deadline every period. A missed deadline is skipped, never queued; the grid stays, so
 //!   the rate is never above the asked one and time does not drift.
 //! - Among real-time sessions the earliest deadline goes first, so under overload each gets its turn.
-//! - Deadlines of sessions of one rate lie in [`PHASES`] groups, evenly over the period and evenly filled: those of a group
-//!   share a run, and nobody waits for all the others. Whoever else is due shares it as well.
+//! - Deadlines of sessions of one rate lie in [`PHASES`] groups, evenly over the period and evenly filled: those of a
+//!   group share a run, and nobody waits for all the others. Whoever else is due shares it as well.
 //! - A new control may trigger the next tick up to half a period early. It uses up that period's deadline.
 //! - Stored generations share what is left, round robin by frames, and only start a tick that is expected to end before
 //!   the next deadline. So that an overloaded device finishes them at all, one tick goes to them each
@@ -142,9 +142,9 @@ impl Schedule {
         self.periods = periods.max(1);
     }
 
-    /// Who shares the run of `lead`, which [`next`](Self::next) gave: the most urgent of those that are due, about to be,
-    /// or have a reason to be early, as long as they go `together` with it; at most `most` sessions with it, the lead
-    /// first. Stored generations share a run if nobody plays.
+    /// Who shares the run of `lead`, which [`next`](Self::next) gave: the most urgent of those that are due, about to
+    /// be, or have a reason to be early, as long as they go `together` with it; at most `most` sessions with it, the
+    /// lead first. Stored generations share a run if nobody plays.
     pub fn run(
         &self,
         lead: SessionNumber,

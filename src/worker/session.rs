@@ -61,7 +61,8 @@ pub struct Live<S> {
     /// The next snapshot's words and numbers; the texts in it are those that the session reflects now.
     about: About,
     snapshot_in: u32,
-    /// Denoising steps that were asked for, and those that there are from the next frame on. `request` has those of now.
+    /// Denoising steps that were asked for, and those that there are from the next frame on. `request` has those of
+    /// now.
     asked_steps: u32,
     next_steps: u32,
     /// Frames are marked as degraded.

@@ -102,8 +102,8 @@ struct Key {
     profiled: bool,
 }
 
-/// The arena's buffers are of this size at the most, unless one slot alone is larger: drivers have a limit that the plans
-/// of large models reach.
+/// The arena's buffers are of this size at the most, unless one slot alone is larger: drivers have a limit that the
+/// plans of large models reach.
 const ARENA_BUFFER_BYTES: u64 = 2 << 30;
 
 /// See the module text. Fields are dropped in order: recordings before what they use, the device last.
@@ -228,7 +228,8 @@ impl GpuExecutor {
         Ok(())
     }
 
-    /// Makes the buffers of the arena at least this large. New ones have new addresses, so every recording becomes void.
+    /// Makes the buffers of the arena at least this large. New ones have new addresses, so every recording becomes
+    /// void.
     fn grow_arena(&mut self, bytes: &[u64]) -> Result<(), ComputeError> {
         for (i, &bytes) in bytes.iter().enumerate() {
             if self.arena.get(i).is_some_and(|a| a.bytes() >= bytes) {
@@ -321,8 +322,8 @@ impl GpuExecutor {
         self.record(&Key { plan: id, state: None, outputs, delivered: None, profiled: false })
     }
 
-    /// The output of a run that kernels write into shared memory: all of its seats must want it there, where kernels can
-    /// write.
+    /// The output of a run that kernels write into shared memory: all of its seats must want it there, where kernels
+    /// can write.
     fn delivered(&self, plan: &Plan, outputs: &[(Tensor, Output<'_>)]) -> Result<Option<Tensor>, ComputeError> {
         let mut found = None;
         let mut direct = true;

@@ -50,7 +50,8 @@ impl Prepared {
         params: &[u32],
     ) -> Result<(), ComputeError> {
         let all = self.plan.seats() * self.plan.param_count;
-        // Seats without a session have params of 1: a kernel that does not look whether there is one finds a legal count.
+        // Seats without a session have params of 1: a kernel that does not look whether there is one finds a legal
+        // count.
         let params = params.iter().copied().chain(std::iter::repeat(1)).take(all);
         let words = params.chain(self.constants.iter().copied());
         self.upload.map(|bytes| {

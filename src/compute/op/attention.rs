@@ -51,9 +51,9 @@ impl Groups {
 /// Scaled dot-product attention, all heads side by side in the columns; no score matrix is kept in memory.
 ///
 /// Shapes: `q` and `y` [G * Lq, heads * hd]; `k` and `v` [G * Lk, heads * hd], G sequences of [`Groups`]; `bias`
-/// [heads, Lq, Lk] f32, added to the scaled scores of every sequence. Only the first `key_count` keys of a sequence count
-/// (1 <= key_count <= Lk; `None`: all); in a plan of several seats with a param that each seat has for itself, every seat
-/// has one sequence. `scale` multiplies the scores.
+/// [heads, Lq, Lk] f32, added to the scaled scores of every sequence. Only the first `key_count` keys of a sequence
+/// count (1 <= key_count <= Lk; `None`: all); in a plan of several seats with a param that each seat has for itself,
+/// every seat has one sequence. `scale` multiplies the scores.
 #[derive(Clone, Debug)]
 pub struct Attention {
     pub q: View,
@@ -121,8 +121,8 @@ impl Operation for Attention {
 
 /// Causal temporal attention of one frame of every seat: token n attends to token n of the frames in its seat's ring.
 ///
-/// Shapes: `q` and `y` [seats * N, heads * hd]; `k_ring` and `v_ring` [W, N, heads * hd] in a session's state. The first
-/// `count` slots hold frames (1 <= count <= W); their order does not matter, positions are in the rotated keys.
+/// Shapes: `q` and `y` [seats * N, heads * hd]; `k_ring` and `v_ring` [W, N, heads * hd] in a session's state. The
+/// first `count` slots hold frames (1 <= count <= W); their order does not matter, positions are in the rotated keys.
 #[derive(Clone, Debug)]
 pub struct RingAttention {
     pub q: View,

@@ -8,8 +8,8 @@ use super::{Act, Operation, apart, matrix, pictures, require, vector};
 /// 3x3 convolution with zero padding 1 and stride 1 over P pictures of `height` x `width` pixels, one below the other:
 /// `y = res + act(conv(x, w) + bias)`.
 ///
-/// Shapes: `x` [P * height * width, Cin]; `w` [Cout, 3, 3, Cin] (kernel row, kernel column, input channel), so that a row
-/// of `w` is one output channel's dot product; `bias` [Cout] f32; `res` and `y` [P * height * width, Cout]. `res`
+/// Shapes: `x` [P * height * width, Cin]; `w` [Cout, 3, 3, Cin] (kernel row, kernel column, input channel), so that a
+/// row of `w` is one output channel's dot product; `bias` [Cout] f32; `res` and `y` [P * height * width, Cout]. `res`
 /// may be the same view as `y`. 1x1 convolutions are [`Linear`](super::Linear).
 #[derive(Clone, Debug)]
 pub struct Conv3x3 {

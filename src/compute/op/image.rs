@@ -116,11 +116,13 @@ impl Operation for Shuffle {
 /// Features to a planar 4:2:0 picture: channel to space by r, clamp to [-1, 1], RGB to full-range BT.601 (JPEG) luma
 /// and chroma, chroma averaged over 2x2 pixels, rounded to the nearest byte, cropped to the wanted size.
 ///
-/// `x` [P * height * width, 3 * r * r] with channel `c * r * r + di * r + dj` for colour c (red, green, blue): P pictures,
-/// one below the other. `y` is a u8 tensor of P times `out_width * out_height * 3 / 2` bytes: of each picture the Y plane,
-/// then Cb, then Cr, rows without padding.
+/// `x` [P * height * width, 3 * r * r] with channel `c * r * r + di * r + dj` for colour c (red, green, blue): P
+/// pictures, one below the other. `y` is a u8 tensor of P times `out_width * out_height * 3 / 2` bytes: of each picture
+/// the Y plane, then Cb, then Cr, rows without padding.
+///
 /// Units: `height` and `width` count blocks of r x r pixels; `out_width` and `out_height` are pixels, even, at most r
 /// times the blocks.
+///
 /// Y = 0.299 R + 0.587 G + 0.114 B; Cb = 128 + 0.564 (B - Y); Cr = 128 + 0.713 (R - Y) in units of one byte step, with
 /// R, G, B = (x + 1) * 127.5 and Y, Cb, Cr clamped to 0..=255.
 #[derive(Clone, Debug)]

@@ -73,8 +73,8 @@ impl Norm {
     }
 }
 
-/// Rotary tables, rotate-half layout: with `(a, b)` the two halves of a head, `y = x * cos + (-b, a) * sin`.
-/// Shapes: `cos` and `sin` [R, hd] f32. Row m of x has the position of table row `(m / each) % R`: with `each` = 1 every
+/// Rotary tables, rotate-half layout: with `(a, b)` the two halves of a head, `y = x * cos + (-b, a) * sin`. Shapes:
+/// `cos` and `sin` [R, hd] f32. Row m of x has the position of table row `(m / each) % R`: with `each` = 1 every
 /// picture of R tokens has the same table, with `each` > 1 so many rows share a position.
 #[derive(Clone, Copy, Debug)]
 pub struct Rope {

@@ -9,9 +9,9 @@ use crate::proto::wire::FLAG_DEGRADED;
 use crate::worker::engine::{Engine, Fault, Part, Picture};
 
 impl<S> Live<S> {
-    /// Latches the controls of the next frame and changes what must be changed before it. Returns an instruction that the
-    /// model refused, which is no error: the session goes on without it. `changes`: now is the time for another number of
-    /// steps, if there is one.
+    /// Latches the controls of the next frame and changes what must be changed before it. Returns an instruction that
+    /// the model refused, which is no error: the session goes on without it. `changes`: now is the time for another
+    /// number of steps, if there is one.
     ///
     /// Errors: whatever ends the session or the device.
     pub fn begin<E: Engine<Session = S>>(
@@ -41,8 +41,8 @@ impl<S> Live<S> {
         Ok(refused)
     }
 
-    /// This session's part of the engine's run. The frame goes into the ring, if the engine can and the reader does not have
-    /// it already; else into `picture`.
+    /// This session's part of the engine's run. The frame goes into the ring, if the engine can and the reader does not
+    /// have it already; else into `picture`.
     pub fn part<'a>(&'a mut self, picture: &'a mut [u8]) -> Part<'a, S> {
         let shared = self.shared.filter(|_| self.tick >= self.publish_from);
         self.in_place = shared.is_some();

@@ -160,8 +160,8 @@ pub fn product(op: &Op, plan: &Plan, ctx: &dyn Addresses, target: &Target) -> Op
 
 /// The dispatches of an operation, in order.
 ///
-/// **Batches.** Equal rows must give equal bits in plans of any number of seats: what decides the order of a sum must not
-/// be chosen by the number of all rows, but by that of one seat ([`Lowering::seat_rows`]).
+/// **Batches.** Equal rows must give equal bits in plans of any number of seats: what decides the order of a sum must
+/// not be chosen by the number of all rows, but by that of one seat ([`Lowering::seat_rows`]).
 pub fn lower(op: &Op, plan: &Plan, ctx: &dyn Addresses, target: &Target) -> Vec<Dispatch> {
     let lowering = Lowering { plan, ctx, target, elem_bytes: target.precision.dtype().bytes() as u64 };
     let l = &lowering;
