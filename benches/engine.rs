@@ -7,15 +7,18 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use gamegend::compute::select;
+use gamegend::compute::gpu::{GpuOptions, Tier};
+use gamegend::compute::select_with;
 use gamegend::compute::{ComputeError, Executor};
 use gamegend::model::bench::{Options, run};
 
-const USAGE: &str =
-    "usage: engine [--device auto|cpu|vulkan:N] [--size WxH] [--steps N] [--ticks N] [--threads N] [--model DIR]";
+const USAGE: &str = "usage: engine [--device auto|cpu|vulkan:N] [--tier coopmat|subgroup] [--size WxH] [--steps N] \
+     [--ticks N] [--threads N] [--model DIR]";
 
 struct Arguments {
     device: String,
+    /// `None`: the best that a Vulkan device has.
+    tier: Option<Tier>,
     /// 0: one for each processor.
     threads: usize,
     model: PathBuf,
@@ -25,6 +28,7 @@ struct Arguments {
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
     let mut a = Arguments {
         device: "auto".to_string(),
+        tier: None,
         threads: 0,
         model: PathBuf::from("models/gamegen-x-mini"),
         options: Options { width: 320, height: 192, steps: 2, ticks: 48 },
@@ -37,6 +41,10 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
         let number = || value.parse::<usize>().map_err(|_| format!("{word} is {value:?}, needs a number"));
         match word.as_str() {
             "--device" => a.device = value,
+            "--tier" => {
+                let tier = Tier::parse(&value);
+                a.tier = Some(tier.ok_or_else(|| format!("--tier is {value:?}, needs coopmat or subgroup"))?);
+            }
             "--model" => a.model = PathBuf::from(value),
             "--threads" => a.threads = number()?,
             "--ticks" => a.options.ticks = number()?,
@@ -59,7 +67,8 @@ fn main() -> ExitCode {
             return ExitCode::from(64);
         }
     };
-    let open = || -> Result<Box<dyn Executor>, ComputeError> { Ok(select(&a.device, a.threads)?.0) };
+    let options = GpuOptions { tier: a.tier, ..GpuOptions::default() };
+    let open = || -> Result<Box<dyn Executor>, ComputeError> { Ok(select_with(&a.device, a.threads, &options)?.0) };
     match run(&a.model, &open, &a.options) {
         Ok(table) => {
             println!("{table}");

@@ -18,8 +18,8 @@ use gamegend::compute::op::{
 };
 use gamegend::compute::reference::ReferenceExecutor;
 use gamegend::compute::{
-    ComputeError, DType, Executor, Param, PlanBuilder, Precision, Profile, Run, StateLayout, Storage, View, WeightSet,
-    testing,
+    ComputeError, DType, DeviceKind, Executor, Param, PlanBuilder, Precision, Profile, Run, StateLayout, Storage, View,
+    WeightSet, testing,
 };
 use gamegend::model::bench::{Peak, peak};
 
@@ -134,10 +134,15 @@ fn values(count: usize) -> Vec<f32> {
     (0..count as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 23) as f32 - 1.0).collect()
 }
 
+/// Sides of the tensors that an operation reads and writes.
+type Dims<'a> = &'a [&'a [usize]];
+/// Weights by name, with their sides.
+type Named<'a> = &'a [(&'a str, &'a [usize])];
+
 /// Builds a plan of one operation on states of the given sides, runs it and returns its kernel and its shortest time.
 fn time(
     executor: &mut GpuExecutor,
-    (shape, states, weights): (&str, &[&[usize]], &[(&str, &[usize])]),
+    (shape, states, weights): (&str, Dims<'_>, Named<'_>),
     make: impl FnOnce(&[View], &mut PlanBuilder) -> Result<Op, ComputeError>,
 ) -> Result<Line, ComputeError> {
     let mut set = WeightSet::default();
@@ -255,7 +260,7 @@ fn others() -> Vec<Measure> {
         }));
         all.push(Box::new(move |x| {
             let shape = format!("head_norm {rows}x{heads}x64");
-            let tables: &[(&str, &[usize])] = &[("weight", &[64]), ("cos", &[64]), ("sin", &[64])];
+            let tables: Named<'_> = &[("weight", &[64]), ("cos", &[64]), ("sin", &[64])];
             time(x, (&shape, &[&[rows, d]], tables), |v, b| {
                 let [weight, cos, sin] = [b.weight("weight")?, b.weight("cos")?, b.weight("sin")?];
                 let rope = Some(Rope { cos, sin, each: 1 });
@@ -308,6 +313,13 @@ fn run(a: &Arguments) -> Result<ExitCode, String> {
     let pipeline_cache = a.cache.clone();
     let options = GpuOptions { precision: Some(Precision::F16), tier: a.tier, pipeline_cache, ..GpuOptions::default() };
     let mut x = GpuExecutor::open_with(a.device, &options).map_err(text)?;
+    if x.device().kind == DeviceKind::VulkanCpu && a.only.is_empty() {
+        println!(
+            "skipped: {} is a software driver, these shapes are for hardware (--only TEXT runs some)",
+            x.device().name
+        );
+        return Ok(if right { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
     let best = peak(&mut x).map_err(text)?;
     println!("device   {} ({})", x.device().name, x.device().detail);
     println!("peak     {:.0} GFLOP/s (matrix product), {:.0} GB/s (copy)", best.flops / 1e9, best.bytes / 1e9);
