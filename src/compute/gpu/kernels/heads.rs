@@ -13,8 +13,8 @@ const SUBGROUPS_MAX: u32 = 4;
 /// Columns of a head at most.
 const HEAD_MAX: u32 = 128;
 
-/// How `attention_cm` is cut up: subgroups of a workgroup, each with the rows of one matrix as queries; columns of a head
-/// with what fills up its matrices.
+/// How `attention_cm` is cut up: subgroups of a workgroup, each with the rows of one matrix as queries; columns of a
+/// head with what fills up its matrices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heads {
     pub subgroups: u32,
@@ -22,8 +22,8 @@ pub struct Heads {
 }
 
 impl Heads {
-    /// How attention of sequences of `queries` queries with heads of `columns` columns is cut up on a device. `None`: it
-    /// does not fit the device.
+    /// How attention of sequences of `queries` queries with heads of `columns` columns is cut up on a device. `None`:
+    /// it does not fit the device.
     pub fn choose(matrix: &Matrix, queries: usize, columns: usize) -> Option<Heads> {
         let divides = |b: u32, a: u32| a >= b && a.is_multiple_of(b);
         let MatrixShape { m, n, k } = matrix.shape;
