@@ -87,6 +87,7 @@ fn vocabulary(info: &ModelInfo) -> Vocabulary {
         default_steps: info.default_steps,
         prompt_tokens_max: info.prompt_tokens_max,
         video_prompts: info.video_prompts.clone(),
+        extractions: Vec::new(),
     }
 }
 
