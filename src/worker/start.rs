@@ -23,6 +23,8 @@ use crate::sys::sandbox::{self, Role};
 const PARENT: &str = "parent";
 /// The driver's compiled kernels, below the cache directory.
 const PIPELINES_FILE: &str = "pipelines";
+/// What the device was measured to do, in the same place.
+const CAPACITY_FILE: &str = "capacity";
 /// Size of the session that warms the device up: the default of a request.
 const WARM_SIZE_PX: (u32, u32) = (320, 192);
 const WARM_SESSION: SessionNumber = 0;
@@ -48,7 +50,7 @@ pub(super) fn start(parent: Link) -> Result<Server<Engine>, WorkerError> {
     let model = Model::load(Path::new(&config.model.path))?;
     let mut engine = Engine::new(model.clone(), executor)?;
     warm_up(&mut engine, model.info())?;
-    let rate = capacity(&mut engine, model.info())?;
+    let rate = capacity(&mut engine, model.info(), &sandbox::cache_directory(&config).join(CAPACITY_FILE))?;
     // From here on the driver has loaded what it needs.
     protections.narrow(&[], &[]).map_err(WorkerError::Sandbox)?;
 
@@ -117,11 +119,34 @@ fn warm_up(device: &mut Engine, info: &ModelInfo) -> Result<(), WorkerError> {
     Ok(())
 }
 
-/// Floating-point operations a second in runs of several sessions; `None` on a device that is not one for many.
-fn capacity(device: &mut Engine, info: &ModelInfo) -> Result<Option<f64>, WorkerError> {
+/// Floating-point operations a second in runs of several sessions; `None` on a device that is not one for many. What
+/// was measured for this device, model and program before is in `file`; runs correct it soon enough.
+fn capacity(device: &mut Engine, info: &ModelInfo, file: &Path) -> Result<Option<f64>, WorkerError> {
     if device.batch_max() == 1 {
         return Ok(None);
     }
+    let about = device.device();
+    let key = format!("{} | {} | {} | {}", about.name, about.detail, info.hash, build_id());
+    let known = std::fs::read_to_string(file).ok().and_then(|text| known_rate(&text, &key));
+    if known.is_some() {
+        return Ok(known);
+    }
+    let rate = measured_rate(device, info)?;
+    if let Err(e) = std::fs::write(file, format!("{key}\n{rate:e}\n")) {
+        log::warn!("the next start measures the device again: {}: {e}", file.display());
+    }
+    Ok(Some(rate))
+}
+
+/// The rate in a file of [`capacity`], if it is of this key and a rate at all.
+fn known_rate(text: &str, key: &str) -> Option<f64> {
+    let (found, rate) = text.split_once('\n')?;
+    let rate: f64 = rate.trim().parse().ok()?;
+    (found == key && rate.is_finite() && rate > 0.0).then_some(rate)
+}
+
+/// Runs of a few sessions of the size that is asked for most.
+fn measured_rate(device: &mut Engine, info: &ModelInfo) -> Result<f64, WorkerError> {
     let (width, height) = CALIBRATION_SIZE_PX;
     let seats = CALIBRATION_SESSIONS.min(device.batch_max());
     let spec = |seed| SessionSpec {
@@ -151,7 +176,7 @@ fn capacity(device: &mut Engine, info: &ModelInfo) -> Result<Option<f64>, Worker
     }
     sessions.into_iter().for_each(|session| device.close(session));
     let work = device.tick_flops(width, height, info.default_steps)? as f64 * seats as f64;
-    Ok(Some(work / best.as_secs_f64().max(1e-9)))
+    Ok(work / best.as_secs_f64().max(1e-9))
 }
 
 fn about(engine: &Engine, info: &ModelInfo, why: String, sandbox: String) -> AboutWorker {
@@ -215,5 +240,20 @@ fn precision_text(precision: Precision) -> &'static str {
     match precision {
         Precision::F32 => "f32",
         Precision::F16 => "f16",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::known_rate;
+
+    #[test]
+    fn only_a_rate_of_this_device_is_believed() {
+        assert_eq!(known_rate("card | model\n2.5e13\n", "card | model"), Some(2.5e13));
+        for wrong in
+            ["", "card | model", "card | model\n", "other\n2.5e13\n", "card | model\n-1\n", "card | model\ninf\n"]
+        {
+            assert_eq!(known_rate(wrong, "card | model"), None, "{wrong:?}");
+        }
     }
 }
