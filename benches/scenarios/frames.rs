@@ -88,7 +88,8 @@ pub fn run(a: &Arguments, engine: &mut Engine) -> Outcome<Map<String, Value>> {
     let flops = engine.tick_flops(a.width, a.height, spec.steps)?;
     let state = engine.state_bytes(&spec) as f64 / MEBIBYTE;
     let values = json!({
-        "mini_720p_fps": fps,
+        "mini_fps": fps,
+        "mini_720p_fps": ((a.width, a.height) == (1280, 720)).then_some(fps),
         "mini_tick_ms": {"p50": p50, "p95": p95, "p99": p99},
         "mini_steps": spec.steps,
         "mini_gflop_per_frame": flops as f64 / 1e9,
