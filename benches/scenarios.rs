@@ -92,6 +92,7 @@ fn scenario(a: &Arguments, name: &str, engine: &mut Option<Engine>) -> Outcome<M
     };
     let (values, whole) = match name {
         "frames" => (frames::run(a, &mut whole)?, whole),
+        "jpeg" => (frames::jpeg(a, &mut whole)?, whole),
         "batch" => (frames::batch(a, &mut whole)?, whole),
         "soak" => (frames::soak(a, &mut whole)?, whole),
         "sessions" => worker::run(a, whole)?,

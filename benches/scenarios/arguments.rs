@@ -5,7 +5,7 @@ use std::path::PathBuf;
 pub const USAGE: &str = "usage: scenarios [--device auto|cpu|vulkan:N] [--size WxH] [--steps N] [--threads N] \
      [--model DIR]\n    [--paper DIR] [--paper-sizes WxH,..] [--gamegend PATH] [--out DIR] [--seconds N] \
      [--sessions N,N,..]\n    [--batches N,N,..] [--viewers N,N] [--soak-seconds N] [--tune yes|no] \
-     [--scenarios frames,batch,sessions,paper,daemon,soak]\n    [--peer FILE] [--peer-cpu FILE]";
+     [--scenarios frames,batch,jpeg,sessions,paper,daemon,soak]\n    [--peer FILE] [--peer-cpu FILE]";
 
 pub struct Arguments {
     pub device: String,
@@ -59,7 +59,7 @@ impl Arguments {
             sessions: vec![1, 8, 24, 48, 72, 100, 120],
             batches: vec![1, 2, 4, 8, 16, 32],
             viewers: vec![1, 50],
-            scenarios: ["frames", "batch", "sessions", "daemon", "paper"].map(str::to_string).to_vec(),
+            scenarios: ["frames", "batch", "jpeg", "sessions", "daemon", "paper"].map(str::to_string).to_vec(),
             tune: None,
             peer: None,
             peer_cpu: None,

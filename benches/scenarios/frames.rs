@@ -15,6 +15,9 @@ use super::arguments::Arguments;
 const PROMPT: &str = "a castle in a forest at sunset";
 const WARM_UP: u64 = 16;
 const BATCH_RUNS: usize = 9;
+/// Quality of streamed frames.
+const JPEG_QUALITY: i32 = 82;
+const JPEG_RUNS: u32 = 100;
 const MEBIBYTE: f64 = (1 << 20) as f64;
 
 /// Opens the device with the model, and what the device is.
@@ -96,6 +99,38 @@ pub fn run(a: &Arguments, engine: &mut Engine) -> Outcome<Map<String, Value>> {
         "mini_tflops": flops as f64 * fps / 1e12,
         "pixels_written_by_device": target.shared.is_some(),
         "state_mib_per_session": state,
+    });
+    Ok(values.as_object().cloned().unwrap_or_default())
+}
+
+/// JPEG of a frame as viewers get it: by one thread, and by one on every processor at once.
+pub fn jpeg(a: &Arguments, engine: &mut Engine) -> Outcome<Map<String, Value>> {
+    let mut session = engine.open(&spec(a, engine, 1))?;
+    let mut picture = vec![0; (a.width * a.height * 3 / 2) as usize];
+    engine.tick(&mut session, Keys::W, &mut picture, None)?;
+    engine.close(session);
+    let (width, height) = (a.width as usize, a.height as usize);
+    let encode = || -> turbojpeg::Result<usize> {
+        let mut compressor = turbojpeg::Compressor::new()?;
+        compressor.set_quality(JPEG_QUALITY)?;
+        let mut bytes = 0;
+        for _ in 0..JPEG_RUNS {
+            let (pixels, subsamp) = (&picture[..], turbojpeg::Subsamp::Sub2x2);
+            let image = turbojpeg::YuvImage { pixels, width, align: 1, height, subsamp };
+            bytes = compressor.compress_yuv_to_owned(image)?.len();
+        }
+        Ok(bytes)
+    };
+    let begin = Instant::now();
+    let bytes = encode()?;
+    let one = begin.elapsed().as_secs_f64() / f64::from(JPEG_RUNS);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let begin = Instant::now();
+    std::thread::scope(|scope| (0..cores).for_each(|_| drop(scope.spawn(encode))));
+    let all = f64::from(JPEG_RUNS) * cores as f64 / begin.elapsed().as_secs_f64();
+    let values = json!({
+        "jpeg_ms": one * 1e3, "jpeg_kib": bytes as f64 / 1024.0, "jpeg_cores": cores, "jpeg_fps_all_cores": all,
+        "jpeg_sessions_24fps": (all / 24.0).floor(),
     });
     Ok(values.as_object().cloned().unwrap_or_default())
 }

@@ -3,6 +3,9 @@
 //! JFIF pictures are full-range BT.601 with chroma at half resolution, which is how the ring stores frames, so no
 //! colour is converted on the way.
 
+use std::sync::{Condvar, LazyLock, Mutex, PoisonError};
+use std::thread;
+
 use turbojpeg::{Compressor, Subsamp, YuvImage};
 
 /// Quality of streamed frames: above it the size grows faster than what a player sees.
@@ -42,6 +45,33 @@ pub fn check_size(i420: &[u8], width: u32, height: u32) -> Result<(), EncodeErro
     Ok(())
 }
 
+/// The threads of all sessions take turns here: as many encode at once as there are processors. More would only make
+/// every one of their frames late.
+struct Turns {
+    free: Mutex<usize>,
+    returned: Condvar,
+}
+
+static TURNS: LazyLock<Turns> = LazyLock::new(|| Turns::new(thread::available_parallelism().map_or(1, usize::from)));
+
+impl Turns {
+    fn new(count: usize) -> Turns {
+        Turns { free: Mutex::new(count), returned: Condvar::new() }
+    }
+
+    /// Does `work` in a turn. Blocks until there is one.
+    fn take<R>(&self, work: impl FnOnce() -> R) -> R {
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.returned.wait_while(free, |free| *free == 0).unwrap_or_else(PoisonError::into_inner);
+        *free -= 1;
+        drop(free);
+        let result = work();
+        *self.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.returned.notify_one();
+        result
+    }
+}
+
 /// A JPEG encoder; keeps its buffers from frame to frame.
 pub struct JpegEncoder {
     compressor: Compressor,
@@ -57,7 +87,7 @@ impl JpegEncoder {
 
     /// Encodes one full-range I420 frame, [height + height / 2 rows of width bytes].
     ///
-    /// Blocks: about a millisecond for a picture of 1280x720 pixels.
+    /// Blocks: about a millisecond for a picture of 1280x720 pixels, and while all processors encode other pictures.
     pub fn encode(&mut self, i420: &[u8], width: u32, height: u32) -> Result<turbojpeg::OwnedBuf, EncodeError> {
         check_size(i420, width, height)?;
         let image = YuvImage {
@@ -67,7 +97,7 @@ impl JpegEncoder {
             height: height as usize,
             subsamp: Subsamp::Sub2x2,
         };
-        self.compressor.compress_yuv_to_owned(image).map_err(EncodeError::Jpeg)
+        TURNS.take(|| self.compressor.compress_yuv_to_owned(image)).map_err(EncodeError::Jpeg)
     }
 }
 
@@ -88,6 +118,29 @@ mod tests {
         let middle = 33 * image.pitch + 3 * 35;
         let pixel = &image.pixels[middle..middle + 3];
         assert!(pixel[0] > 245 && pixel[1] < 12 && pixel[2] < 12, "red became {pixel:?}");
+    }
+
+    #[test]
+    fn no_more_encode_at_once_than_there_are_turns() {
+        let (turns, now, most) = (Turns::new(3), Mutex::new(0), Mutex::new(0));
+        thread::scope(|scope| {
+            for _ in 0..16 {
+                scope.spawn(|| {
+                    turns.take(|| {
+                        let mut working = now.lock().expect("nobody panics");
+                        *working += 1;
+                        let mut seen = most.lock().expect("nobody panics");
+                        *seen = (*seen).max(*working);
+                        drop((working, seen));
+                        thread::sleep(std::time::Duration::from_millis(2));
+                        *now.lock().expect("nobody panics") -= 1;
+                    });
+                });
+            }
+        });
+        assert_eq!(*turns.free.lock().expect("nobody panics"), 3, "every turn came back");
+        let most = *most.lock().expect("nobody panics");
+        assert!((1..=3).contains(&most), "{most} at once");
     }
 
     #[test]
