@@ -255,7 +255,11 @@ fn both_makes_run_every_target() {
         ("run", &["setup run", "cargo build --release --locked", "gamegend -d"]),
         ("test", &["setup test", "test "]),
         ("test-jail", &["cargo test --locked --test jail --test fences -- --nocapture"]),
-        ("bench", &["setup run", "cargo bench --locked --bench engine -- --model models/gamegen-x-mini --device auto"]),
+        ("bench", &["setup run", "bench --model models/gamegen-x-mini --device auto"]),
+        (
+            "bench-engine",
+            &["setup run", "cargo bench --locked --bench engine -- --model models/gamegen-x-mini --device auto"],
+        ),
         ("install", &["cargo build --release --locked"]),
         ("uninstall", &[]),
         ("package", &["cargo build --release --locked", "package "]),
@@ -269,7 +273,9 @@ fn both_makes_run_every_target() {
         let source = staged(&format!("targets-{tool}"));
         let said = source.0.join("said");
         let echo = format!("#!/bin/sh\necho \"$(basename $0) $*\" >>{}\n", said.display());
-        for program_name in ["cargo", "tools/setup", "tools/test", "tools/package", "target/release/gamegend"] {
+        for program_name in
+            ["cargo", "tools/setup", "tools/test", "tools/bench", "tools/package", "target/release/gamegend"]
+        {
             program(&source.0.join(program_name), &echo);
         }
         let cargo = format!("CARGO={}", source.0.join("cargo").display());
