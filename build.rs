@@ -26,12 +26,22 @@ fn build() -> Result<(), String> {
     for path in sources(&root.join(KERNELS))? {
         let name = path.file_stem().and_then(|s| s.to_str()).ok_or_else(|| format!("{path:?} is not a UTF-8 name"))?;
         let text = fs::read_to_string(&path).map_err(|e| format!("read {}: {e}", path.display()))?;
-        let words =
-            assembler::assemble(&text).map_err(|e| format!("{KERNELS}/{name}.spvasm:{}: {}", e.line, e.what))?;
+        let text = assembler::expand(&text, |part| read_part(&root, part))
+            .map_err(|e| format!("{KERNELS}/{name}.spvasm:{}: {}", e.line, e.what))?;
+        let words = assembler::assemble(&text).map_err(|e| {
+            let line = text.lines().nth(e.line - 1).unwrap_or_default();
+            format!("{KERNELS}/{name}.spvasm, line {} with its parts: {}: {line:?}", e.line, e.what)
+        })?;
         writeln!(table, "    ({name:?}, &{words:?}),").map_err(|e| e.to_string())?;
     }
     table.push_str("]\n");
     write_changed(&out.join("kernels.rs"), &format!("pub static MODULES: &[(&str, &[u32])] = {};\n", table.trim_end()))
+}
+
+/// What several kernels include, or a step that would make one too long.
+fn read_part(root: &Path, name: &str) -> Result<String, String> {
+    let path = root.join(KERNELS).join("parts").join(format!("{name}.spvpart"));
+    fs::read_to_string(&path).map_err(|e| format!("read {}: {e}", path.display()))
 }
 
 /// The sources in order of their names, so that equal trees give equal programs.

@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use assembler::assemble;
+use assembler::{assemble, expand};
 
 /// A kernel with a bit of everything: spec constants, literals of several types, masks with parameters, phi, switch.
 const SAMPLE: &str = include_str!("data/sample.spvasm");
@@ -65,15 +65,26 @@ fn messages_name_the_line_and_the_word() {
     }
 }
 
+#[test]
+fn parts_stand_where_they_are_included() {
+    let part = |name: &str| if name == "b" { Ok("%y = z\n".to_string()) } else { Err(format!("no part {name}")) };
+    assert_eq!(expand("%x\ninclude b\n; include c\n", part).expect("b is there"), "%x\n%y = z\n\n; include c\n");
+    assert_eq!(expand("%x\ninclude c\n", part).expect_err("c is not").to_string(), "line 2: no part c");
+}
+
 /// The sample and all kernels with their names.
 fn texts() -> Vec<(String, String)> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("kernels");
     let mut texts = vec![("sample".to_string(), SAMPLE.to_string())];
-    for entry in fs::read_dir(folder).into_iter().flatten() {
+    for entry in fs::read_dir(&folder).into_iter().flatten() {
         let path = entry.expect("the folder can be listed").path();
         if path.extension().is_some_and(|e| e == "spvasm") {
             let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            texts.push((name, fs::read_to_string(&path).expect("the kernel can be read")));
+            let text = fs::read_to_string(&path).expect("the kernel can be read");
+            let part = |name: &str| {
+                fs::read_to_string(folder.join("parts").join(format!("{name}.spvpart"))).map_err(|e| e.to_string())
+            };
+            texts.push((name, expand(&text, part).expect("its parts are there")));
         }
     }
     texts
