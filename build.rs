@@ -2,6 +2,8 @@
 
 #[path = "build/assembler.rs"]
 mod assembler;
+#[path = "build/parts.rs"]
+mod parts;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -13,6 +15,7 @@ fn main() {
     println!("cargo::rerun-if-changed={KERNELS}");
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=build/assembler.rs");
+    println!("cargo::rerun-if-changed=build/parts.rs");
     if let Err(message) = build() {
         println!("cargo::error={message}");
         process::exit(1);
@@ -26,8 +29,8 @@ fn build() -> Result<(), String> {
     for path in sources(&root.join(KERNELS))? {
         let name = path.file_stem().and_then(|s| s.to_str()).ok_or_else(|| format!("{path:?} is not a UTF-8 name"))?;
         let text = fs::read_to_string(&path).map_err(|e| format!("read {}: {e}", path.display()))?;
-        let text = assembler::expand(&text, |part| read_part(&root, part))
-            .map_err(|e| format!("{KERNELS}/{name}.spvasm:{}: {}", e.line, e.what))?;
+        let text = parts::expand(&text, |part| read_part(&root, part))
+            .map_err(|what| format!("{KERNELS}/{name}.spvasm: {what}"))?;
         let words = assembler::assemble(&text).map_err(|e| {
             let line = text.lines().nth(e.line - 1).unwrap_or_default();
             format!("{KERNELS}/{name}.spvasm, line {} with its parts: {}: {line:?}", e.line, e.what)

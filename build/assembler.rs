@@ -32,20 +32,6 @@ impl fmt::Display for SyntaxError {
     }
 }
 
-/// The text with every line `include NAME` replaced by `part(NAME)`: kernels that take the same steps share their text.
-/// A part has no parts of its own; lines of errors are those of the text that comes out.
-pub fn expand(text: &str, part: impl Fn(&str) -> Result<String, String>) -> Result<String, SyntaxError> {
-    let mut whole = String::with_capacity(text.len());
-    for (i, line) in text.lines().enumerate() {
-        match line.strip_prefix("include ") {
-            Some(name) => whole += &part(name.trim()).map_err(|what| SyntaxError { line: i + 1, what })?,
-            None => whole += line,
-        }
-        whole.push('\n');
-    }
-    Ok(whole)
-}
-
 /// Assembles a module. Returns its words, header included.
 ///
 /// Checks the syntax of every instruction, not the rules of validation: those are `spirv-val`'s.

@@ -2,13 +2,16 @@
 
 #[path = "../build/assembler.rs"]
 mod assembler;
+#[path = "../build/parts.rs"]
+mod parts;
 
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use assembler::{assemble, expand};
+use assembler::assemble;
+use parts::expand;
 
 /// A kernel with a bit of everything: spec constants, literals of several types, masks with parameters, phi, switch.
 const SAMPLE: &str = include_str!("data/sample.spvasm");
@@ -69,7 +72,7 @@ fn messages_name_the_line_and_the_word() {
 fn parts_stand_where_they_are_included() {
     let part = |name: &str| if name == "b" { Ok("%y = z\n".to_string()) } else { Err(format!("no part {name}")) };
     assert_eq!(expand("%x\ninclude b\n; include c\n", part).expect("b is there"), "%x\n%y = z\n\n; include c\n");
-    assert_eq!(expand("%x\ninclude c\n", part).expect_err("c is not").to_string(), "line 2: no part c");
+    assert_eq!(expand("%x\ninclude c\n", part).expect_err("c is not"), "line 2: no part c");
 }
 
 /// The sample and all kernels with their names.

@@ -233,25 +233,8 @@ fn greet(api: &Link) -> AboutWorker {
 }
 
 fn request(session: SessionNumber, frames: Option<u32>) -> OpenSession {
-    OpenSession {
-        session,
-        prompt: "a forest at night, rain".to_string(),
-        width: SIDE_PX,
-        height: SIDE_PX,
-        fps: 24,
-        steps: 1,
-        seed: 7,
-        perspective: None,
-        frames,
-        environment: Environment::default(),
-        instruction: None,
-        from_snapshot: false,
-        keep_tick: false,
-        from_pictures: false,
-        video_prompt: None,
-        replay: false,
-        tick_min: 0,
-    }
+    let text = OpenSession::from_text(session, "a forest at night, rain", (SIDE_PX, SIDE_PX), 24, 1);
+    OpenSession { seed: 7, frames, ..text }
 }
 
 fn difference(a: &[u8], b: &[u8]) -> f64 {

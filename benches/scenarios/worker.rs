@@ -8,7 +8,7 @@ use gamegend::frame::{ControlWriter, RingReader};
 use gamegend::model::{Engine, ModelInfo};
 use gamegend::proto::api::{Vocabulary, WorkerStats};
 use gamegend::proto::keys::Keys;
-use gamegend::proto::link::{Environment, FromWorker, OpenSession, SessionNumber, ToWorker};
+use gamegend::proto::link::{FromWorker, OpenSession, SessionNumber, ToWorker};
 use gamegend::worker::engine::Facts;
 use gamegend::worker::schedule::Next;
 use gamegend::worker::sessions::{Outbox, Sessions};
@@ -129,25 +129,9 @@ impl Bench<'_> {
         while self.players.len() < count {
             let session = self.players.len() as SessionNumber + 1;
             let (control, fd) = ControlWriter::create()?;
-            let request = OpenSession {
-                session,
-                prompt: "a castle in a forest at sunset".to_string(),
-                width: self.a.width,
-                height: self.a.height,
-                fps: FPS,
-                steps: self.steps,
-                seed: session,
-                perspective: None,
-                frames: None,
-                environment: Environment::default(),
-                instruction: None,
-                from_snapshot: false,
-                keep_tick: false,
-                from_pictures: false,
-                video_prompt: None,
-                replay: false,
-                tick_min: 0,
-            };
+            let size = (self.a.width, self.a.height);
+            let request = OpenSession::from_text(session, "a castle in a forest at sunset", size, FPS, self.steps);
+            let request = OpenSession { seed: session, ..request };
             let clock = self.clock;
             self.sessions.handle(ToWorker::Open(Box::new(request)), vec![fd], &|| clock.elapsed(), &mut self.api)?;
             if let Some(message) = self.api.failed.pop() {

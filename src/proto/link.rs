@@ -49,6 +49,29 @@ pub struct OpenSession {
 }
 
 impl OpenSession {
+    /// A session that is played in real time and begins from text alone.
+    pub fn from_text(session: SessionNumber, prompt: &str, size: (u32, u32), fps: u32, steps: u32) -> OpenSession {
+        OpenSession {
+            session,
+            prompt: prompt.to_string(),
+            width: size.0,
+            height: size.1,
+            fps,
+            steps,
+            seed: 0,
+            perspective: None,
+            frames: None,
+            environment: Environment::default(),
+            instruction: None,
+            from_snapshot: false,
+            keep_tick: false,
+            tick_min: 0,
+            from_pictures: false,
+            video_prompt: None,
+            replay: false,
+        }
+    }
+
     /// Descriptors that come with it.
     pub fn descriptors(&self) -> usize {
         let more = [self.from_snapshot, self.from_pictures, self.video_prompt.is_some(), self.replay];

@@ -217,25 +217,7 @@ fn facts() -> Facts {
 }
 
 fn request(session: SessionNumber, frames: Option<u32>) -> OpenSession {
-    OpenSession {
-        session,
-        prompt: "a meadow".to_string(),
-        width: 64,
-        height: 64,
-        fps: 25,
-        steps: 2,
-        seed: 7,
-        perspective: None,
-        frames,
-        environment: Environment::default(),
-        instruction: None,
-        from_snapshot: false,
-        keep_tick: false,
-        from_pictures: false,
-        video_prompt: None,
-        replay: false,
-        tick_min: 0,
-    }
+    OpenSession { seed: 7, frames, ..OpenSession::from_text(session, "a meadow", (64, 64), 25, 2) }
 }
 
 #[path = "batch_tests.rs"]

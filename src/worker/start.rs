@@ -14,9 +14,7 @@ use crate::config::Config;
 use crate::model::{Engine, Model, ModelError, ModelInfo, Picture, SessionSpec, Turn, video_prompt};
 use crate::proto::api::Vocabulary;
 use crate::proto::keys::Keys;
-use crate::proto::link::{
-    AboutWorker, Environment, FromWorkerToParent, OpenSession, SessionNumber, ToWorkerFromParent, build_id,
-};
+use crate::proto::link::{AboutWorker, FromWorkerToParent, OpenSession, SessionNumber, ToWorkerFromParent, build_id};
 use crate::sys::link::Link;
 use crate::sys::sandbox::{self, Role};
 
@@ -91,25 +89,7 @@ fn receive(parent: &Link) -> Result<(Config, Link), WorkerError> {
 /// compiled and the driver's libraries loaded before anybody waits for them.
 fn warm_up(device: &mut Engine, info: &ModelInfo) -> Result<(), WorkerError> {
     let (width, height) = WARM_SIZE_PX;
-    let request = OpenSession {
-        session: WARM_SESSION,
-        prompt: "a meadow".to_string(),
-        width,
-        height,
-        fps: info.frame_rate,
-        steps: info.default_steps,
-        seed: 0,
-        perspective: None,
-        frames: None,
-        environment: Environment::default(),
-        instruction: None,
-        from_snapshot: false,
-        keep_tick: false,
-        from_pictures: false,
-        video_prompt: None,
-        replay: false,
-        tick_min: 0,
-    };
+    let request = OpenSession::from_text(WARM_SESSION, "a meadow", WARM_SIZE_PX, info.frame_rate, info.default_steps);
     let mut session = engine::Engine::open(device, &request)?;
     if matches!(device.device().kind, DeviceKind::VulkanGpu) {
         let mut picture = vec![0; width as usize * height as usize * 3 / 2];

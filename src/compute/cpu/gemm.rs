@@ -201,10 +201,7 @@ impl<R: Rows> Product<'_, R> {
         y: &mut [f32],
         stride: usize,
     ) {
-        let mut x = [self.x.find(row); M];
-        for (r, x) in x.iter_mut().enumerate() {
-            *x = self.x.find(row + r);
-        }
+        let x: [_; M] = std::array::from_fn(|r| self.x.find(row + r));
         let halves = packed.split_at(packed.len() / 2);
         let sums = pair_sums::<S, M>(simd, halves, self.x.taps(), self.x.len(), |r, tap| self.x.segment(x[r], tap));
         for (r, [left, right]) in sums.into_iter().enumerate() {
@@ -226,10 +223,7 @@ impl<R: Rows> Product<'_, R> {
         y: &mut [f32],
         stride: usize,
     ) {
-        let mut x = [self.x.find(row); M];
-        for (r, x) in x.iter_mut().enumerate() {
-            *x = self.x.find(row + r);
-        }
+        let x: [_; M] = std::array::from_fn(|r| self.x.find(row + r));
         let sums = sums::<S, M>(simd, packed, self.x.taps(), self.x.len(), |r, tap| self.x.segment(x[r], tap));
         for (r, sums) in sums.into_iter().enumerate() {
             self.epilogue.finish(sums, row + r, col, &mut y[r * stride..r * stride + cols]);
