@@ -28,7 +28,7 @@ def model_index(sizes: list[list[int]]) -> dict:
     """model_index.json: what a client of the model may ask for."""
     return {
         "_class_name": "GameGenX", "name": NAME, "frame_rate": FRAME_RATE, "actions": ACTIONS, "steps": [1, 2, 4],
-        "default_steps": 2, "sizes": sizes, "video_prompts": list(VIDEO_PROMPTS),
+        "default_steps": 1, "sizes": sizes, "video_prompts": list(VIDEO_PROMPTS),
         "vocabulary": {"weather": captions.WEATHER, "lighting": captions.LIGHTING, "effects": captions.EFFECTS,
                        "perspective": captions.PERSPECTIVE},
         "instruction_parts": captions.INSTRUCTION_PARTS,

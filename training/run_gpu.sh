@@ -125,7 +125,7 @@ foundation)
 finish)
     keys_judge
     train train_foundation.py $((end - ${EVAL_SECONDS:-135})) --start "$start" --from-fraction "${FROM:-0.66}" \
-        --freeze-from "${FREEZE:-0.55}" --large-from 2 --p-event 0.6 --p-video 0.4 --reserve 6 ${FOUNDATION:-}
+        --freeze-from "${FREEZE:-0.55}" --large-from 2 --p-event 0.65 --p-video 0.4 --reserve 6 ${FOUNDATION:-}
     evaluate "$(left 8)" "${LONG_PARTS:-drift_60s,drift_10min}" \
         "${PARTS:-keys,words,alignment,reconstruction,video,pictures,frechet,steps}"
     ;;

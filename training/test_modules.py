@@ -130,11 +130,41 @@ def test_a_video_prompt_acts_on_its_clips_only(model):
 
 
 def test_rows_of_a_batch_have_their_roles():
-    for batch in (4, 8, 10, 24, 40, 48):
+    for batch in (5, 8, 12, 24, 40, 48):
         for images in (True, False):
             layout = examples.Layout.of(batch, images)
             assert 0 <= layout.base_from < layout.base_to < layout.student_to < batch, (batch, layout)
             assert (layout.image > 0) == images
+
+
+def clips_of(count: int, frames: int) -> dict:
+    """Clips of zeros with siblings of ones; the caption of every second one tells them apart."""
+    z = torch.zeros(count, frames + 1, 4, 2, 2)
+    flags = lambda value: torch.full((count,), value)
+    return {"latents": z, "own": z, "sibling": z + 1, "has_sibling": flags(True), "lagged": flags(False),
+            "captioned": torch.arange(count) % 2 == 0, "steps": flags(1.0), "depth": flags(0), "at": flags(-10**7),
+            "keys": torch.zeros(count, frames + 1, 6), "select": torch.zeros(count, frames + 1, dtype=torch.long),
+            "caption": torch.ones(count, 3), "instruction": torch.ones(count, 2, 3), "video_kind": flags(-1)}
+
+
+def test_a_lagging_context_has_the_words_that_mend_it():
+    torch.manual_seed(3)
+    count, frames = 64, 4
+    mix = examples.Mix(images=False, damaged=0.0, lagged=0.5, text_dropped=1.0, instruction_dropped=1.0, noise_max=0.0)
+    clips = clips_of(count, frames)
+    e = examples.make(clips, mix, examples.Layout(0, 0, 0, 0), False)
+    lagged = e["lagged"]
+    assert 0.2 < lagged.float().mean() < 0.8
+    context = e["clean"][:, :frames].flatten(1)
+    assert (context[lagged].mean(1) > 0).all() and (context[~lagged] == 0).all()
+    assert not e["clean"][:, frames:].any()  # the targets are the clip's own
+    assert not e["weight"][lagged, :frames].any() and e["weight"][:, frames:].all()
+    assert not (e["no_text"] & lagged).any() and e["no_text"][~lagged].all()
+    alone = e["no_instruction"] & lagged
+    assert alone.any() and not (alone & ~clips["captioned"]).any() and (lagged & ~e["no_instruction"]).any()
+    never = examples.make(clips | {"has_sibling": torch.zeros(count, dtype=torch.bool)}, mix,
+                          examples.Layout(0, 0, 0, 0), False)
+    assert not never["lagged"].any() and not never["clean"].any()
 
 
 def test_storage(model):

@@ -6,7 +6,7 @@ import torch
 
 from gamegen import video_prompts
 from gamegen.captions import ATTRIBUTES
-from gamegen.world import F_COLOR, F_PLAYER, JOINTS, S_SEED, SPLITS, UNSEEN, World
+from gamegen.world import F_COLOR, F_PLAYER, JOINTS, S_LIGHT, S_SEED, SPLITS, UNSEEN, World
 
 HEIGHT, WIDTH = 192, 320
 COLUMNS = [name for name, _ in ATTRIBUTES]
@@ -88,6 +88,33 @@ def test_changes(world):
     only = world.clips(64, 2, 4, 4, generator(), 1, p_event=1.0, split="test", unseen="only")
     assert held_out(only["before"]).all() and held_out(only["after"]).all()
     assert (only["state"][:, S_SEED] >= SPLITS["test"][0]).all()
+
+
+def test_siblings_differ_in_one_attribute(world):
+    clips = world.clips(48, 3, 32, 48, generator(), 1, p_event=0.5, p_sibling=0.5)
+    rows, other = clips["sibling_rows"], clips["sibling"]
+    moved = (clips["before"] != clips["after"]).any(1)
+    assert set(moved.nonzero()[:, 0].tolist()) <= set(rows.tolist()) and moved[rows].any() and (~moved[rows]).any()
+    assert (other[moved[rows]] == clips["before"][rows][moved[rows]]).all()
+    assert ((other != clips["after"][rows]).sum(1) == 1).all() and not held_out(other).any()
+    assert (other[:, [0, 6]] == clips["after"][rows][:, [0, 6]]).all()
+    shown, sibling = clips["frames"][rows].float(), clips["sibling_frames"].float()
+    assert sibling.shape == shown.shape
+    still = ~moved[rows]
+    assert ((shown - sibling).abs().mean((1, 2, 3, 4))[still] > 0.2).all()  # another light, weather, effect or figure
+    plain = world.clips(48, 3, 32, 48, generator(), 1, p_event=0.5)
+    assert "sibling" not in plain and torch.equal(plain["before"], clips["before"])
+
+
+def test_a_change_takes_less_than_a_second(world):
+    state, before = world.reset(16, generator(), lighting=0)
+    keys = torch.zeros(16, 24, 6)
+    targets = before[:, None, 1:4].float().repeat(1, 24, 1)
+    targets[..., 0] = 2
+    world.simulate(state, keys[:, :7], targets[:, :7])
+    half = state[:, S_LIGHT + 2].clone()
+    world.simulate(state, keys[:, 7:], targets[:, 7:])
+    assert ((half > 0.3) & (half < 0.7)).all() and (state[:, S_LIGHT + 2] > 0.99).all()
 
 
 def test_pose_lies_on_the_figure(world):

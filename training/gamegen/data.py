@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from . import captions, tokenizer, video_prompts
+from . import captions, text_data, tokenizer, video_prompts
 from .instructnet import VIDEO_PROMPTS
 from .pixels import to_network
 
@@ -13,17 +13,20 @@ NO_CHANGE = -10**7  # `at` of a clip in which nothing changes
 ENCODE_FRAMES = 544  # frames of 320x192 that are encoded at once on a GPU
 FREE_INSTRUCTION = 0.45  # share of changes that are told in free words
 DAMAGE_SHARE = 0.5  # share of captions with unknown and dropped words
+LEXICON_SHARE = 0.25  # share of captions in words of the lexicon
 
 
 @dataclass
 class PoolConfig:
-    """Sizes of a pool: frames a clip, pixels, clips, share of clips with a change, with a video prompt, samples."""
+    """Sizes of a pool: frames a clip, pixels, clips, share of clips with a change, with a video prompt, with a sibling
+    where nothing changes, samples of a pixel."""
     frames: int
     height: int
     width: int
     clips: int
     p_event: float
     p_video: float = 0.0
+    p_sibling: float = 0.0
     samples: int = 2
 
 
@@ -45,22 +48,39 @@ class ClipPool:
         self.instruction = torch.zeros(p, 2, INSTRUCTION_TOKENS, dtype=torch.long, device=dev)
         self.video_kind = torch.full((p,), -1, dtype=torch.long, device=dev)
         self.video = torch.zeros_like(self.latents) if cfg.p_video else None
+        self.sibling = torch.zeros_like(self.latents) if cfg.p_sibling else None
+        self.has_sibling = torch.zeros(p, dtype=torch.bool, device=dev)
+        self.captioned = torch.zeros(p, dtype=torch.bool, device=dev)
+        self.writer = text_data.Writer(seed, {})
         self.next = self.filled = self.rendered = 0
 
-    def texts(self, clip: dict, count: int) -> tuple[list[str], list[str]]:
-        """Captions [B] and instructions [B*2] (before and after the change)."""
+    def texts(self, clip: dict, count: int) -> tuple[list[str], list[str], list[bool], list[bool]]:
+        """Captions [B] and instructions [B*2] (before and after the change); do they tell a clip from its sibling [B],
+        and does the caption alone [B]?"""
         rng = self.rng
         before, after = clip["before"].tolist(), clip["after"].tolist()
         at, moves = clip["at"].tolist(), captions.move_names(clip["keys"].float().cpu().numpy())
-        caps, instructions = [], []
+        siblings = dict(zip(clip["sibling_rows"].tolist(), clip["sibling"].tolist())) if self.cfg.p_sibling else {}
+        caps, instructions, told, captioned = [], [], [], []
         for i in range(count):
             # The prompt mostly stays what it was before a change, as it does in a session.
             shown = before[i] if at[i] > 0 or rng.random() < 0.6 else after[i]
-            text = captions.caption(shown, rng, moves[i])
+            text, said = self.written(shown, moves[i])
             caps.append(captions.damage(text, rng) if rng.random() < DAMAGE_SHARE else text)
-            free = captions.change(before[i], after[i], rng) if rng.random() < FREE_INSTRUCTION else None
-            instructions += [self.structured(before[i], None), free or self.structured(after[i], before[i])]
-        return caps, instructions
+            old = siblings.get(i, before[i])  # what an instruction that holds now would be given in
+            free = captions.change(old, after[i], rng) if rng.random() < FREE_INSTRUCTION else None
+            instructions += [self.structured(before[i], None), free or self.structured(after[i], old)]
+            differs = {name for j, (name, _) in enumerate(captions.ATTRIBUTES) if old[j] != after[i][j]}
+            told.append(i in siblings and differs <= said | set(captions.INSTRUCTION_PARTS))
+            captioned.append(i in siblings and before[i] == after[i] and differs <= said)
+        return caps, instructions, told, captioned
+
+    def written(self, values: list[int], move: str) -> tuple[str, set[str]]:
+        """A caption and the attributes that it says."""
+        if self.rng.random() < LEXICON_SHARE:
+            text, labels = self.writer.mix(values)
+            return text, {name for name, label, no in zip(text_data.NAMES, labels, text_data.UNSAID) if label != no}
+        return captions.caption_said(values, self.rng, move)
 
     def structured(self, values: list[int], before: list[int] | None) -> str:
         """A structured instruction of a random subset of what holds; what changed since `before` is always in it."""
@@ -104,11 +124,12 @@ class ClipPool:
         """Renders and encodes `count` new clips."""
         cfg, dev = self.cfg, self.world.device
         count = min(count, cfg.clips)
-        clip = self.world.clips(count, cfg.frames, cfg.height, cfg.width, self.gen, cfg.samples, cfg.p_event)
+        clip = self.world.clips(count, cfg.frames, cfg.height, cfg.width, self.gen, cfg.samples, cfg.p_event,
+                                p_sibling=cfg.p_sibling)
         latents = self.encode(clip["frames"])
         changed = (clip["before"] != clip["after"]).any(1)
         clip["at"] = torch.where(changed, clip["at"], torch.full_like(clip["at"], NO_CHANGE))
-        caps, instructions = self.texts(clip, count)
+        caps, instructions, told, captioned = self.texts(clip, count)
         rows = (torch.arange(count, device=dev) + self.next) % cfg.clips
         self.latents[rows] = latents.to(self.latents.dtype)
         self.keys[rows] = clip["keys"].to(torch.uint8)
@@ -120,6 +141,12 @@ class ClipPool:
             kinds[torch.rand(count, generator=self.gen, device=dev) >= cfg.p_video] = -1
             self.video_kind[rows] = kinds
             self.video[rows] = self.control(clip, kinds).to(self.video.dtype)
+        if self.sibling is not None:
+            self.sibling[rows] = self.latents[rows]
+            if len(clip["sibling_rows"]):
+                self.sibling[rows[clip["sibling_rows"]]] = self.encode(clip["sibling_frames"]).to(self.sibling.dtype)
+            self.has_sibling[rows] = torch.tensor(told, device=dev)
+            self.captioned[rows] = torch.tensor(captioned, device=dev)
         self.next = (self.next + count) % cfg.clips
         self.filled = min(cfg.clips, self.filled + count)
         self.rendered += count * cfg.frames
@@ -130,7 +157,10 @@ class ClipPool:
         select = (torch.arange(n, device=rows.device)[None] >= self.at[rows][:, None]).long()
         taken = {"latents": self.latents[rows].float(), "keys": self.keys[rows].float(), "select": select,
                  "at": self.at[rows], "caption": self.caption[rows], "instruction": self.instruction[rows],
-                 "video_kind": self.video_kind[rows]}
+                 "video_kind": self.video_kind[rows], "has_sibling": self.has_sibling[rows],
+                 "captioned": self.captioned[rows]}
+        if self.sibling is not None:
+            taken["sibling"] = self.sibling[rows].float()
         return taken | ({} if self.video is None else {"video": self.video[rows].float()})
 
     def sample(self, count: int) -> dict:

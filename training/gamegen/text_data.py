@@ -109,9 +109,10 @@ class Writer:
         source = LABELLED[name][value] if rng.random() < 0.7 else [w for w in WORDS[name][value] if w]
         return rng.choice(source), False
 
-    def mix(self) -> tuple[str, list[int]]:
-        """One to four attributes in words of the lexicon, in any order, among words that say nothing."""
-        rng, names = self.rng, captions.named(self.values())
+    def mix(self, values: list[int] | None = None) -> tuple[str, list[int]]:
+        """One to four attributes in words of the lexicon, in any order, among words that say nothing; `values` of a
+        clip, or random ones."""
+        rng, names = self.rng, captions.named(values or self.values())
         chosen = rng.sample(NAMES, rng.choice([1, 1, 2, 2, 3, 4]))
         said, parts, unsure = {}, [], False
         for name in chosen:

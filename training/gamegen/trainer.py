@@ -14,9 +14,9 @@ from .parallel import Parallel
 from .world import World
 
 SMALL = os.environ.get("GAMEGEN_SMALL") == "1"
-OWN_STEPS = (1, 2, 2, 2, 4)  # steps of the model's own predictions
+OWN_STEPS = (1, 1, 1, 2, 2, 4)  # steps of the model's own predictions
 OWN_FRESH = 0.35  # share of predictions from real contexts; the others go on from earlier predictions
-OWN_DEPTH = 8  # predictions of predictions of ... at most: beyond, the true frame says too little about them
+OWN_DEPTH = 12  # predictions of predictions of ... at most: beyond, the true frame says too little about them
 RESTART_STEPS = 50  # the rate rises over this many steps after a start
 SPAN = 4  # updates between two decisions
 
@@ -37,7 +37,7 @@ def arguments(description: str) -> argparse.ArgumentParser:
     p.add_argument("--pool", type=int, default=16 if SMALL else 6144, help="clips kept")
     p.add_argument("--pool-start", type=int, default=12 if SMALL else 2304, help="clips made before the first step")
     p.add_argument("--size", default="96x64" if SMALL else "320x192")
-    p.add_argument("--large", default="128x96" if SMALL else "640x384", help="the second size; its batch is a quarter")
+    p.add_argument("--large", default="128x96" if SMALL else "640x384", help="the second size; its batch is 0.3 of that")
     p.add_argument("--large-from", type=float, default=0.5, help="fraction of the plan from which on it is used")
     p.add_argument("--large-every", type=int, default=2 if SMALL else 3, help="of so many spans one is large")
     p.add_argument("--render-share", type=float, default=0.10, help="part of the time that goes to new clips")
@@ -45,13 +45,14 @@ def arguments(description: str) -> argparse.ArgumentParser:
     p.add_argument("--replay", type=int, default=16 if SMALL else 800, help="clips with own predictions that are kept")
     p.add_argument("--own", type=float, default=0.3, help="share of clips whose context the model predicted itself")
     p.add_argument("--own-from", type=float, default=0.15, help="fraction of the plan from which on there are some")
-    p.add_argument("--guidance", type=float, default=1.5, help="of the smallest step's target, frames after the first")
-    p.add_argument("--change-guidance", type=float, default=2.5, help="the same where an instruction changes the world")
-    p.add_argument("--frozen-guidance", type=float, default=1.75, help="the same once the foundation is frozen")
-    p.add_argument("--first-guidance", type=float, default=2.5, help="the same for first frames")
+    p.add_argument("--guidance", type=float, default=1.2, help="of the smallest step's target, frames after the first")
+    p.add_argument("--change-guidance", type=float, default=2.0, help="the same where an instruction changes the world")
+    p.add_argument("--frozen-guidance", type=float, default=1.3, help="the same once the foundation is frozen")
+    p.add_argument("--first-guidance", type=float, default=3.0, help="the same for first frames")
     p.add_argument("--freeze-from", type=float, default=2.0, help="part of this call's plan after which the foundation "
                    "is frozen and InstructNet alone goes on (in the same compiled blocks)")
     p.add_argument("--p-video", type=float, default=0.25, help="share of clips with a video prompt")
+    p.add_argument("--p-sibling", type=float, default=0.35, help="share of clips without a change that have a sibling")
     p.add_argument("--ema", type=float, default=0.9995)
     p.add_argument("--compile", type=int, default=1, help="0: eager; a failed compilation falls back to it anyway")
     p.add_argument("--save-every", type=float, default=120.0, help="seconds between saved states and exports")
@@ -162,7 +163,7 @@ class Trainer:
         self.frozen_at = None  # fraction of the plan at which the foundation was frozen
         self.footage = [
             Footage(args.size, args.batch, args.pool, args.pool_start, args.replay),
-            Footage(args.large, max(4, args.batch // 4), max(8, args.pool // 5), max(8, args.pool_start // 5),
+            Footage(args.large, max(5, round(0.3 * args.batch)), max(8, args.pool // 5), max(8, args.pool_start // 5),
                     max(4, args.replay // 4)),
         ]
         self.gen = torch.Generator(self.dev).manual_seed(seed)
@@ -229,7 +230,7 @@ class Trainer:
         """Makes the pool of a size and its first clips."""
         args = self.args
         f.layout = examples.Layout.of(f.batch, self.mix.images)
-        cfg = data.PoolConfig(args.clip_frames, f.height, f.width, f.clips, self.p_event, args.p_video)
+        cfg = data.PoolConfig(args.clip_frames, f.height, f.width, f.clips, self.p_event, args.p_video, args.p_sibling)
         f.pool = data.ClipPool(cfg, World(self.dev), self.model.vae, self.tok, self.gen, self.rng.randrange(1 << 30))
         begin = time.time()
         while f.pool.filled < min(f.start, f.clips) and time.time() < self.until - args.reserve:
@@ -246,6 +247,7 @@ class Trainer:
         frames, dev = self.args.frames + 1, self.dev
         clips = examples.window(f.pool.sample(count), self.rng.randrange(self.args.clip_frames - frames + 1), frames)
         return clips | {"own": clips["latents"], "depth": torch.zeros(count, dtype=torch.long, device=dev),
+                        "lagged": torch.zeros(count, dtype=torch.bool, device=dev),
                         "steps": 2.0 ** torch.randint(0, 3, (count,), device=dev)}
 
     def batch(self, f: Footage) -> dict:
@@ -299,12 +301,13 @@ class Trainer:
             deep = clips["depth"] >= OWN_DEPTH
             clips["own"] = torch.where(deep.view(-1, 1, 1, 1, 1), clips["latents"], clips["own"])
             clips["depth"] = torch.where(deep, torch.zeros_like(clips["depth"]), clips["depth"])
+            clips["lagged"] = clips["lagged"] & ~deep
         else:
             clips = self.real(f, f.batch)
         steps = self.rng.choice(OWN_STEPS)
         e = examples.make(clips, examples.PREDICTION_MIX, examples.Layout(0, 0, 0, 0), self.frozen)
         frames = self.objective.predict(e, steps)
-        f.replay.add(clips | {"own": torch.cat([clips["own"][:, :1], frames], 1), "depth": clips["depth"] + 1,
+        f.replay.add(clips | {"own": torch.cat([clips["own"][:, :1], frames], 1), "depth": clips["depth"] + 1, "lagged": e["lagged"],
                               "steps": torch.full((f.batch,), float(steps), device=self.dev)})
 
     # ---- loop

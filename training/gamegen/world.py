@@ -43,6 +43,8 @@ PLAIN, FIRST_PERSON = 0.2, 0.45  # shares of clips made to have no effect, and i
 JOINTS = ["head", "neck", "left shoulder", "right shoulder", "left hand", "right hand", "left hip", "right hip",
           "left knee", "right knee", "left foot", "right foot", "horse"]
 KEY_CHANGE, JUMP = 0.07, 0.035  # chances a frame
+ENVIRONMENT = (1, 2, 3)  # columns of ATTRIBUTES that an instruction changes: light, weather, effect
+SIBLING = (*ENVIRONMENT, 4, 5)  # and those in which a sibling may differ: also character and its colour
 JUMP_FRAMES = 3  # a jump key is held this long
 
 
@@ -221,30 +223,53 @@ class World:
         return keys
 
     def clips(self, count: int, frames: int, height: int, width: int, gen, samples: int = 2, p_event: float = 0.0,
-              split: str = "train", unseen: str = "exclude", **fixed) -> dict:
+              split: str = "train", unseen: str = "exclude", p_sibling: float = 0.0, **fixed) -> dict:
         """Random clips: frames u8 [B,T,H,W,3], keys [B,T,6], attributes before and after a change, its frame [B].
 
         With chance p_event light, weather or effect changes to another value; the change may lie before or after
         the clip. split, unseen, fixed: as in reset(); `unseen` holds for the attributes after the change too.
+        p_sibling > 0 adds siblings, see `_siblings`.
         """
         dev = self.device
         state, before = self.reset(count, gen, split, unseen, **fixed)
         keys = self.random_keys(count, WARM_FRAMES + frames, gen)
         event = torch.rand(count, generator=gen, device=dev) < p_event
-        after = torch.where(event[:, None], self._changed(before, gen, unseen), before)
+        after = torch.where(event[:, None], self._changed(before, gen, unseen, ENVIRONMENT), before)
+        siblings = {}
+        if p_sibling:
+            moved = (before != after).any(1)
+            siblings = self._siblings(state, keys, before, moved, gen, unseen, p_sibling)
+            siblings["sibling_frames"] = self.render(siblings.pop("params")[:, WARM_FRAMES:], height, width, samples)
         at = (torch.rand(count, generator=gen, device=dev) * (frames + CHANGE_FRAMES)).long() - CHANGE_FRAMES
         time = torch.arange(WARM_FRAMES + frames, device=dev)[None] - WARM_FRAMES
         changed = (time >= at[:, None]).float()[..., None]
         targets = before[:, None, 1:4].float() * (1 - changed) + after[:, None, 1:4].float() * changed
         params = self.simulate(state, keys, targets)[:, WARM_FRAMES:]
         return {"frames": self.render(params, height, width, samples), "keys": keys[:, WARM_FRAMES:].contiguous(),
-                "before": before, "after": after, "at": at, "params": params, "state": state}
+                "before": before, "after": after, "at": at, "params": params, "state": state} | siblings
 
-    def _changed(self, before: torch.Tensor, gen: torch.Generator, unseen: str) -> torch.Tensor:
-        """Attributes [B,7] with another light, weather or effect. Rows for which no allowed change was found stay."""
+    def _siblings(self, state: torch.Tensor, keys: torch.Tensor, before: torch.Tensor, moved: torch.Tensor, gen,
+                  unseen: str, share: float) -> dict:
+        """The same walks in the same worlds, but for one attribute.
+
+        A clip with a change (`moved` [B]) has a sibling in which it never comes. Of the other clips `share` have one
+        with another light, weather, effect, character or colour. Returns `sibling_rows` [S], their attributes
+        `sibling` [S,7] and parameters of all frames. state is that of the clips' start and stays as it is.
+        """
+        other = torch.where(moved[:, None], before, self._changed(before, gen, unseen, SIBLING))
+        wanted = torch.rand(len(before), generator=gen, device=self.device) < share
+        rows = (moved | (wanted & (other != before).any(1))).nonzero()[:, 0]
+        state, other = state[rows].clone(), other[rows]
+        state[:, S_CHARACTER], state[:, S_COLOR] = other[:, 4].float(), other[:, 5].float()
+        targets = other[:, None, 1:4].float().expand(-1, keys.shape[1], -1)
+        return {"sibling_rows": rows, "sibling": other, "params": self.simulate(state, keys[rows], targets)}
+
+    def _changed(self, before: torch.Tensor, gen: torch.Generator, unseen: str, columns: tuple) -> torch.Tensor:
+        """Attributes [B,7] with another value in one of `columns`. Rows for which no allowed change was found stay."""
         count, rows, after = len(before), torch.arange(len(before), device=self.device), before
         for _ in range(REDRAWS):
-            column = 1 + torch.randint(0, 3, (count,), generator=gen, device=self.device)
+            chosen = torch.randint(0, len(columns), (count,), generator=gen, device=self.device)
+            column = torch.tensor(columns, device=self.device)[chosen]
             step = torch.randint(1, 4, (count,), generator=gen, device=self.device)
             new = before.clone()
             new[rows, column] = (before[rows, column] + step) % 4

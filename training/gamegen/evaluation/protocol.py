@@ -159,7 +159,7 @@ def build() -> dict:
     views = lambda i: {"perspective": captions.PERSPECTIVE[i % 2], "biome": captions.BIOMES[i % len(captions.BIOMES)]}
     plain = lambda i: full_entry(draw_values(rng, False, **views(i)), rng)
     return {
-        "version": VERSION, "size": [320, 192], "frame_rate": 24, "steps": 2, "seed": SEED,
+        "version": VERSION, "size": [320, 192], "frame_rate": 24, "steps": 1, "seed": SEED,
         "keys": {"prompts": [plain(i) for i in range(COUNTS["keys"])], "scripts": KEY_SCRIPTS, "walk": 24, "held": 24,
                  "settled": 8},
         "alignment": {"key": "W", "frames": 24, "judged_from": 8,

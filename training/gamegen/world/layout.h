@@ -82,3 +82,6 @@ enum {
 };
 
 enum { A_W, A_S, A_A, A_D, A_SPACE, A_SHIFT, NACT };
+
+// frames that a change of light, weather or effect takes: at 30 the steps between frames were too small to be learnt
+#define CHANGE_LENGTH 14.f

@@ -192,7 +192,7 @@ HDN void sim_step(float *S, const float *A) {
   for (int k = 0; k < 3; k++) {
     int base = k == 0 ? S_TOD0 : k == 1 ? S_WEA0 : S_EFF0;
     int tgt = (int)S[S_TT + k];
-    float rate = 1.f / 30.f;
+    float rate = 1.f / CHANGE_LENGTH;
     float sum = 0;
     for (int i = 0; i < 4; i++) {
       float d = (i == tgt ? 1.f : 0.f) - S[base + i];
