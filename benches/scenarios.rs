@@ -14,6 +14,8 @@ mod daemon;
 mod frames;
 #[path = "scenarios/paper.rs"]
 mod paper;
+#[path = "scenarios/soak.rs"]
+mod soak;
 #[path = "scenarios/worker.rs"]
 mod worker;
 
@@ -84,6 +86,10 @@ fn scenario(a: &Arguments, name: &str, engine: &mut Option<Engine>) -> Outcome<M
             *engine = None;
             return daemon::run(a);
         }
+        "soak" => {
+            *engine = None;
+            return soak::run(a);
+        }
         _ => {}
     }
     let mut whole = match engine.take() {
@@ -94,7 +100,6 @@ fn scenario(a: &Arguments, name: &str, engine: &mut Option<Engine>) -> Outcome<M
         "frames" => (frames::run(a, &mut whole)?, whole),
         "jpeg" => (frames::jpeg(a, &mut whole)?, whole),
         "batch" => (frames::batch(a, &mut whole)?, whole),
-        "soak" => (frames::soak(a, &mut whole)?, whole),
         "sessions" => worker::run(a, whole)?,
         other => return Err(format!("there is no scenario {other:?}").into()),
     };

@@ -1,7 +1,7 @@
 //! How much a device can do, who is let in, and what is given up when it is too much: policy only.
 //!
 //! Work is counted in floating-point operations, which a plan knows before it has run. The rate is measured when the
-//! worker starts and corrected by every run of a busy device. Degradation has a stated order, for all interactive
+//! worker starts and corrected by what a busy device did, a window at a time. Degradation has a stated order, for all interactive
 //! sessions alike: first fewer denoising steps, then half the rate. The size of a running session never changes, as its
 //! ring has it: whoever asks for a size that does not fit any more is refused, and told by how much.
 //!
@@ -17,8 +17,8 @@ const COMFORT: f64 = 0.75;
 const MISSED_MAX: f64 = 0.02;
 /// A level is kept for this long at least: what a session was opened with anew should pay.
 const HOLD: Duration = Duration::from_secs(5);
-/// Weight of the newest run in the measured rate.
-const NEWEST: f64 = 0.05;
+/// Weight of the newest window in the measured rate.
+const NEWEST: f64 = 0.25;
 
 /// What all interactive sessions have given up, in the order in which it goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -102,8 +102,8 @@ impl Load {
         demand / self.rate
     }
 
-    /// A run of `work` operations took `time`. Runs of an idle device are not told: a small batch says little about
-    /// what a large one would do.
+    /// Runs of `work` operations took `time`, those that overlapped together. Those of an idle device are not told: a
+    /// small batch says little about what a large one would do.
     pub fn measured(&mut self, work: f64, time: Duration) {
         let seconds = time.as_secs_f64();
         if work > 0.0 && seconds > 0.0 {
