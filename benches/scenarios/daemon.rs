@@ -26,6 +26,9 @@ const PRESS_MS: u64 = 171;
 /// Frames and presses before anything counts.
 const SETTLE: Duration = Duration::from_secs(2);
 
+/// Frames of the time before are read first; only what comes then is counted.
+const CATCH_UP: Duration = Duration::from_secs(1);
+
 pub type Anything = Box<dyn Error + Send + Sync>;
 
 /// A running daemon; ends with its owner.
@@ -269,7 +272,7 @@ async fn play(a: &Arguments, daemon: &Daemon, count: usize) -> Result<Value, Any
         "players": count, "refused": refused, "degraded": stats["degraded"], "load": stats["load"],
         "busy": stats["busy"], "state_mib": stats["state_bytes"].as_f64().map(|b| b / f64::from(1 << 20)),
         "p50": at(0.5), "p95": at(0.95), "p99": at(0.99), "presses": latencies.len(),
-        "fps_each": frames as f64 / span.as_secs_f64() / count as f64,
+        "fps_each": frames as f64 / (span - CATCH_UP).as_secs_f64() / count as f64,
     }))
 }
 
@@ -284,7 +287,7 @@ pub async fn one(mut stream: Stream, player: u64, span: Duration) -> Result<(Vec
             message = stream.next() => {
                 let Message::Binary(bytes) = message.ok_or("the stream ended")?? else { continue };
                 let header = FrameHeader::decode(&bytes).map_err(|e| e.to_string())?;
-                frames += 1;
+                frames += u64::from(begin.elapsed() >= CATCH_UP);
                 if header.seq == seq && let Some(at) = pressed.take() {
                     latencies.push(at.elapsed().as_secs_f64() * 1e3);
                 }

@@ -170,6 +170,11 @@ pub trait Executor: Send {
     /// Takes a memory object back. Unknown ids are ignored.
     fn unshare(&mut self, _: SharedId) {}
 
+    /// Bytes that are taken for weights, states and work in between.
+    fn taken_bytes(&self) -> u64 {
+        0
+    }
+
     /// Runs a plan to its end and copies the outputs out. At least one lane must be free.
     fn run(&mut self, run: Run<'_>) -> Result<(), ComputeError>;
 

@@ -113,6 +113,11 @@ impl Engine {
         &self.model
     }
 
+    /// Memory of the device that weights, sessions and work in between have, in bytes.
+    pub fn taken_bytes(&self) -> u64 {
+        self.executor.taken_bytes()
+    }
+
     /// The device itself, for measurements beside the model.
     pub fn executor(&mut self) -> &mut dyn Executor {
         &mut *self.executor

@@ -175,7 +175,7 @@ impl DeviceShared {
             .semaphores(timelines)
             .values(&values);
         // SAFETY: needs live timeline semaphores of this device, which those of the lanes are as long as `self`.
-        match unsafe { self.raw.wait_semaphores(&wait, time.as_nanos() as u64) } {
+        match unsafe { self.raw.wait_semaphores(&wait, u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)) } {
             Ok(()) => Ok(true),
             Err(vk::Result::TIMEOUT) => Ok(false),
             Err(e) => {

@@ -40,6 +40,13 @@ impl fmt::Debug for Buffer {
     }
 }
 
+impl Device {
+    /// Bytes that were taken from the driver for buffers.
+    pub fn taken_bytes(&self) -> u64 {
+        self.0.allocator.lock().unwrap_or_else(PoisonError::into_inner).capacity()
+    }
+}
+
 impl Buffer {
     /// A buffer of `bytes` bytes, at least 4 and rounded up to a multiple of 4.
     ///

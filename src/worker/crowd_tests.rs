@@ -120,24 +120,24 @@ fn play(lanes: usize, seat: Duration, count: usize, rate: Option<f64>, span: Dur
     let mut api = Api::default();
     let clock = || now.get();
     let mut controls = Vec::new();
-    for session in 1..=count as u64 {
-        let control = ControlWriter::create().expect("memory for a page").0;
-        let fds = vec![control.read_only_fd().expect("a descriptor")];
-        let request = OpenSession::from_text(session, "a meadow", (64, 64), FPS, 2);
-        sessions.handle(ToWorker::Open(Box::new(request)), fds, &clock, &mut api).expect("the device is well");
-        assert_eq!(api.failure(session), None);
-        // Nobody comes at the same moment.
-        now.set(now.get() + MS);
-        controls.push(control);
-    }
     while now.get() < span {
+        let session = controls.len() as u64 + 1;
+        // Nobody comes at the same moment.
+        if session <= count as u64 && now.get() >= 3 * MS * session as u32 {
+            let control = ControlWriter::create().expect("memory for a page").0;
+            let fds = vec![control.read_only_fd().expect("a descriptor")];
+            let request = OpenSession::from_text(session, "a meadow", (64, 64), FPS, 2);
+            sessions.handle(ToWorker::Open(Box::new(request)), fds, &clock, &mut api).expect("the device is well");
+            assert_eq!(api.failure(session), None);
+            controls.push(control);
+        }
         match sessions.next(now.get()) {
             Next::Tick(session) => sessions.tick(session, &clock, &mut api).expect("the device is well"),
             Next::Wait(time) if sessions.in_flight() => {
                 sessions.land(time.min(MS), &clock, &mut api).expect("the device is well");
             }
-            Next::Wait(time) => now.set(now.get() + time.min(MS)),
-            Next::Idle | Next::Done => unreachable!("there are sessions"),
+            Next::Wait(_) | Next::Idle => now.set(now.get() + MS / 4),
+            Next::Done => unreachable!("nobody drains it"),
         }
         sessions.report(now.get(), &mut api);
     }

@@ -160,6 +160,11 @@ pub trait Engine {
     /// The newest frame's latent; always of the same length for a session.
     fn latent<'a>(&self, session: &'a Self::Session) -> &'a [f32];
 
+    /// Device memory of everything, in bytes; 0 if it is not known.
+    fn taken_bytes(&self) -> u64 {
+        0
+    }
+
     /// Device memory of the session that a request opens.
     fn state_bytes(&self, request: &OpenSession) -> u64;
 }

@@ -146,6 +146,10 @@ impl Engine for model::Engine {
         self.last_latent(session)
     }
 
+    fn taken_bytes(&self) -> u64 {
+        self.taken_bytes()
+    }
+
     fn state_bytes(&self, request: &OpenSession) -> u64 {
         self.state_bytes(&spec(request)) as u64
     }

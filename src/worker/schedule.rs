@@ -256,12 +256,14 @@ impl Schedule {
         let step = period * periods;
         let late = start.saturating_sub(e.deadline);
         let skipped = (late.as_nanos() / step.as_nanos().max(1)) as u64;
+        // Nothing is missed before the first frame, which comes as soon as it can.
+        let missed = if e.settled { skipped } else { 0 };
         let next = e.deadline + step.saturating_mul(u32::try_from(skipped + 1).unwrap_or(u32::MAX));
         // The second frame comes half a period after the first at the earliest.
         let origin = origins.iter().find(|(p, _)| *p == period && !e.settled).map(|(_, origin)| *origin);
         e.deadline = origin.map_or(next, |origin| on_grid(origin, period, e.phase, next - step / 2));
         e.settled = true;
-        skipped
+        missed
     }
 
     /// Notes that a session's tick is over, `took` after it began.

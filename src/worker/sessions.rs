@@ -180,8 +180,20 @@ impl<E: Engine> Sessions<E> {
         }
         let size = (request.width, request.height);
         let (open, new) = (self.demand(), self.demand_of(size, request.fps, request.steps));
-        let Some(load) = &self.load else { return Ok(()) };
-        load.admit(open, new).map_err(|message| Fault::session("worker_full", message))
+        let Some(Err(message)) = self.load.as_ref().map(|load| load.admit(open, new)) else { return Ok(()) };
+        // Its size is what a newcomer can give up: those who play keep theirs.
+        for part in [2, 4] {
+            let smaller = (size.0 / part & !1, size.1 / part & !1);
+            if !limits::WIDTH_PX.contains(&smaller.0) || !limits::HEIGHT_PX.contains(&smaller.1) {
+                break;
+            }
+            let new = self.demand_of(smaller, request.fps, request.steps);
+            if self.load.as_ref().is_some_and(|load| load.admit(open, new).is_ok()) {
+                let message = format!("{message}; {} x {} pixels would fit", smaller.0, smaller.1);
+                return Err(Fault::session("worker_full", message));
+            }
+        }
+        Err(Fault::session("worker_full", message))
     }
 
     /// The fewest steps of the model.
@@ -332,6 +344,7 @@ impl<E: Engine> Sessions<E> {
         }
         stats.sessions = self.live.len() as u32;
         stats.state_bytes = self.live.values().map(|live| self.engine.state_bytes(live.request())).sum();
+        stats.device_bytes = self.engine.taken_bytes();
         out.send(FromWorker::Stats(stats), None);
     }
 }

@@ -113,8 +113,8 @@ impl Engine for Arithmetic {
         self.shared.remove(&number);
     }
 
-    fn flops(&mut self, _: (u32, u32), steps: u32) -> f64 {
-        1000.0 * f64::from(steps)
+    fn flops(&mut self, (width, height): (u32, u32), steps: u32) -> f64 {
+        1000.0 * f64::from(steps) * f64::from(width * height) / f64::from(64 * 64)
     }
 
     fn latent<'a>(&self, s: &'a Sum) -> &'a [f32] {

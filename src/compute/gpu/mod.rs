@@ -490,6 +490,10 @@ impl Executor for GpuExecutor {
         }
     }
 
+    fn taken_bytes(&self) -> u64 {
+        self.device.taken_bytes()
+    }
+
     fn lanes(&self) -> usize {
         self.flights.len()
     }
