@@ -36,10 +36,11 @@ struct Players {
 impl Players {
     fn turns(&mut self, who: Range<usize>, tick: usize) -> (&mut Engine, Vec<Turn<'_>>) {
         let all = self.sessions.iter_mut().zip(&mut self.pictures).enumerate();
-        let turns = all
-            .skip(who.start)
-            .take(who.len())
-            .map(|(i, (session, picture))| Turn { session, keys: keys(i, tick), picture: Picture::Bytes(picture) });
+        let turns = all.skip(who.start).take(who.len()).map(|(i, (session, picture))| Turn {
+            session,
+            keys: keys(i, tick),
+            picture: Picture::Bytes(picture),
+        });
         (&mut self.engine, turns.collect())
     }
 
@@ -90,6 +91,7 @@ fn runs_that_are_on_their_way_at_once_make_the_frames_that_they_make_alone() {
         engine.set_batch_max(2);
         assert_eq!(engine.lanes(), LANES_MAX);
         let alone = alone(&mut engine);
+        let expected = |i: usize, tick: usize| &alone[i][tick];
         let sessions = (0..SESSIONS).map(|i| engine.open(&spec(i)).expect("a session")).collect();
         let mut players = Players { engine, sessions, pictures: vec![picture(); SESSIONS] };
         (0..SESSIONS).for_each(|i| players.frame(i, 0));
@@ -108,7 +110,7 @@ fn runs_that_are_on_their_way_at_once_make_the_frames_that_they_make_alone() {
             players.frame(last, tick);
             players.end(both, pair, tick);
             for (i, picture) in players.pictures.iter().enumerate() {
-                assert!(*picture == alone[i][tick], "session {i}, tick {tick} is not as alone on {}", entry.name);
+                assert!(picture == expected(i, tick), "session {i}, tick {tick} is not as alone on {}", entry.name);
             }
         }
         // A session that goes while its run is on its way takes nothing with it that the device needs.

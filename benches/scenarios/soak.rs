@@ -123,11 +123,13 @@ fn verdict(samples: &[Sample], name: &str) -> Value {
     let n = (late.len() as f64).max(1.0);
     let mean = |f: fn(&(f64, f64)) -> f64| late.iter().map(f).sum::<f64>() / n;
     let (t, y) = (mean(|p| p.0), mean(|p| p.1));
-    let (up, down) = late.iter().fold((0.0, 0.0), |(up, down), p| (up + (p.0 - t) * (p.1 - y), down + (p.0 - t).powi(2)));
+    let (up, down) =
+        late.iter().fold((0.0, 0.0), |(up, down), p| (up + (p.0 - t) * (p.1 - y), down + (p.0 - t).powi(2)));
     let slope = if down > 0.0 { up / down } else { 0.0 };
     let span = late.last().map_or(0.0, |p| p.0) - late.first().map_or(0.0, |p| p.0);
     let gain = slope * span;
-    let curve: Vec<f64> = all.iter().step_by(all.len().div_ceil(30).max(1)).map(|p| (p.1 * 10.0).round() / 10.0).collect();
+    let curve: Vec<f64> =
+        all.iter().step_by(all.len().div_ceil(30).max(1)).map(|p| (p.1 * 10.0).round() / 10.0).collect();
     json!({
         "mean_mib": y, "mib_an_hour": slope * 3600.0, "gain_mib": gain, "samples": late.len(),
         "flat": gain < (FLAT_SHARE * y).max(FLAT_MIB), "curve_mib": curve,

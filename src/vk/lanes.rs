@@ -111,7 +111,12 @@ impl DeviceShared {
     /// # Safety
     /// `commands` is an executable command buffer of this device that is not on its way, and all that it uses lives
     /// until the point that this returns is reached; after an error of a wait for it, for ever.
-    pub(super) unsafe fn submit(&self, turn: &mut Turn, commands: vk::CommandBuffer, lane: usize) -> Result<Point, VkError> {
+    pub(super) unsafe fn submit(
+        &self,
+        turn: &mut Turn,
+        commands: vk::CommandBuffer,
+        lane: usize,
+    ) -> Result<Point, VkError> {
         let mut waits = Vec::with_capacity(turn.lanes.len());
         for other in turn.lanes.iter().enumerate().filter(|(i, other)| *i != lane && other.seen > 0).map(|(_, o)| o) {
             // Reached already: what was done there becomes visible here.
@@ -170,10 +175,8 @@ impl DeviceShared {
     /// True if one of the points was reached within the time.
     fn wait_any(&self, timelines: &[vk::Semaphore], points: &[Point], time: Duration) -> Result<bool, VkError> {
         let values: Vec<u64> = points.iter().map(|p| p.value).collect();
-        let wait = vk::SemaphoreWaitInfo::default()
-            .flags(vk::SemaphoreWaitFlags::ANY)
-            .semaphores(timelines)
-            .values(&values);
+        let wait =
+            vk::SemaphoreWaitInfo::default().flags(vk::SemaphoreWaitFlags::ANY).semaphores(timelines).values(&values);
         // SAFETY: needs live timeline semaphores of this device, which those of the lanes are as long as `self`.
         match unsafe { self.raw.wait_semaphores(&wait, u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)) } {
             Ok(()) => Ok(true),

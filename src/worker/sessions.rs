@@ -183,7 +183,7 @@ impl<E: Engine> Sessions<E> {
         let Some(Err(message)) = self.load.as_ref().map(|load| load.admit(open, new)) else { return Ok(()) };
         // Its size is what a newcomer can give up: those who play keep theirs.
         for part in [2, 4] {
-            let smaller = (size.0 / part & !1, size.1 / part & !1);
+            let smaller = ((size.0 / part) & !1, (size.1 / part) & !1);
             if !limits::WIDTH_PX.contains(&smaller.0) || !limits::HEIGHT_PX.contains(&smaller.1) {
                 break;
             }

@@ -29,8 +29,8 @@ use self::prepared::{Passage, Prepared};
 use self::record::{Addressing, Recording};
 use super::plan::Home;
 use super::{
-    ComputeError, DType, DeviceInfo, DeviceKind, Executor, Flight, Output, Plan, PlanId, Precision, Run, SharedId, StateId,
-    StateLayout, Tensor, WeightSet,
+    ComputeError, DType, DeviceInfo, DeviceKind, Executor, Flight, Output, Plan, PlanId, Precision, Run, SharedId,
+    StateId, StateLayout, Tensor, WeightSet,
 };
 use crate::sys::shm::SharedMemory;
 use crate::vk::{

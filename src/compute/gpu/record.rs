@@ -205,7 +205,12 @@ pub(super) fn deliveries(memory: &Memory<'_>, key: &Key) -> Option<Dispatch> {
     let (buffer, offset) = place(memory, t);
     let seats = prepared.plan.seats();
     let bytes = prepared.plan.seat_elements(t);
-    Some(kernels::deliver(buffer.address() + offset, memory.passage.params.address() + prepared.targets_at(), bytes, seats))
+    Some(kernels::deliver(
+        buffer.address() + offset,
+        memory.passage.params.address() + prepared.targets_at(),
+        bytes,
+        seats,
+    ))
 }
 
 fn copy_in(r: &mut Recorder, memory: &Memory<'_>) {

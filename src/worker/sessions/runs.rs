@@ -119,12 +119,7 @@ impl<E: Engine> Sessions<E> {
     }
 
     /// Waits until a run has landed, or for `time`, and publishes its frames. Errors: a fault of the device.
-    pub fn land(
-        &mut self,
-        time: Duration,
-        clock: &impl Fn() -> Duration,
-        out: &mut impl Outbox,
-    ) -> Result<(), Fault> {
+    pub fn land(&mut self, time: Duration, clock: &impl Fn() -> Duration, out: &mut impl Outbox) -> Result<(), Fault> {
         let flights: Vec<E::Flight> = self.flights.iter().map(|f| f.flight).collect();
         let Some(index) = self.engine.landed(&flights, time)? else { return Ok(()) };
         let Flight { flight, mut room, began, changes } = self.flights.remove(index);
