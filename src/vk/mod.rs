@@ -7,9 +7,9 @@
 //!
 //! **Who owns the memory.** Host and device take turns at each buffer: a submission notes in the buffers of its
 //! recording where it ends on its lane's timeline, [`Buffer::map`] waits for the last of them, and while it lasts
-//! nothing is submitted. A recording holds the buffers and pipelines that it uses and waits for its submission before it
-//! goes, so nothing that the device works on can be freed. What kernels reach through a table of addresses is held by
-//! nobody here: whoever writes such a table waits ([`Device::idle`]) before the memory goes.
+//! nothing is submitted. A recording holds the buffers and pipelines that it uses and waits for its submission before
+//! it goes, so nothing that the device works on can be freed. What kernels reach through a table of addresses is held
+//! by nobody here: whoever writes such a table waits ([`Device::idle`]) before the memory goes.
 //!
 //! **Drop order.** Everything holds the [`Device`], which holds the [`Instance`], which holds the loaded library; each
 //! drops what it made before what it was made from. After a wait that timed out the device may still be working:

@@ -1,9 +1,10 @@
 //! How much a device can do, who is let in, and what is given up when it is too much: policy only.
 //!
 //! Work is counted in floating-point operations, which a plan knows before it has run. The rate is measured when the
-//! worker starts and corrected by what a busy device did, a window at a time. Degradation has a stated order, for all interactive
-//! sessions alike: first fewer denoising steps, then half the rate. The size of a running session never changes, as its
-//! ring has it: whoever asks for a size that does not fit any more is refused, and told by how much.
+//! worker starts and corrected by what a busy device did, a window at a time. Degradation has a stated order, for all
+//! interactive sessions alike: first fewer denoising steps, then half the rate. The size of a running session never
+//! changes, as its ring has it: whoever asks for a size that does not fit any more is refused, and told by how much and
+//! what would fit.
 //!
 //! Times are durations since any fixed moment, the same for all calls.
 

@@ -194,40 +194,26 @@ struct AttendRing<'a> {
 }
 
 impl Body for AttendRing<'_> {
-    /// Slot by slot with all heads: a token's row of a slot lies in one piece, its slots lie far apart.
     #[inline(always)]
     fn run<S: Simd>(&self, _: S, rows: Range<usize>, y: &mut [f32], work: &mut [f32]) {
-        let (hd, tokens, heads) = (self.hd, self.q.rows, self.q.cols / self.hd);
-        let (scores, padded) = (&mut *work, self.count.next_multiple_of(LANES));
+        let (hd, tokens) = (self.hd, self.q.rows);
+        let scores = &mut work[..self.count];
         for (token, y) in rows.zip(y.chunks_mut(self.stride)) {
-            let q = self.q.row(token);
-            for slot in 0..self.count {
-                let k = self.k.row(slot * tokens + token);
-                for (head, (q, k)) in q.chunks_exact(hd).zip(k.chunks_exact(hd)).enumerate() {
-                    scores[head * padded + slot] = dot(q, k) * self.scale;
+            for (head, y) in y[..self.q.cols].chunks_exact_mut(hd).enumerate() {
+                let cols = head * hd..(head + 1) * hd;
+                let q = &self.q.row(token)[cols.clone()];
+                for (slot, score) in scores.iter_mut().enumerate() {
+                    *score = dot(q, &self.k.row(slot * tokens + token)[cols.clone()]) * self.scale;
                 }
-            }
-            for scores in scores.chunks_mut(padded).take(heads) {
-                let scores = &mut scores[..self.count];
                 let inverse = softmax(scores);
-                scores.iter_mut().for_each(|s| *s *= inverse);
-            }
-            let y = &mut y[..self.q.cols];
-            y.fill(0.0);
-            for slot in 0..self.count {
-                let v = self.v.row(slot * tokens + token);
-                for (head, (y, v)) in y.chunks_exact_mut(hd).zip(v.chunks_exact(hd)).enumerate() {
-                    let weight = scores[head * padded + slot];
+                y.fill(0.0);
+                for (slot, score) in scores.iter().enumerate() {
+                    let (v, weight) = (&self.v.row(slot * tokens + token)[cols.clone()], score * inverse);
                     each(y, [v], |y, [v]| (0..LANES).for_each(|i| y[i] += weight * v[i]));
                 }
             }
         }
     }
-}
-
-/// Elements of scores of a token, of every head.
-pub fn ring_space(op: &RingAttention, slots: usize) -> usize {
-    op.heads * slots.next_multiple_of(LANES)
 }
 
 /// Attention of one seat.
@@ -242,7 +228,7 @@ pub fn ring_attention(op: &RingAttention, memory: &mut Memory<'_>, scratch: &mut
         let ring = |t| Mat { data: memory.vector(t), rows: slots * n, cols: d, stride: d };
         let (k, v) = (ring(op.k_ring), ring(op.v_ring));
         let body = AttendRing { q, k, v, hd: d / op.heads, count, scale: op.scale, stride: op.y.stride };
-        let work = ring_space(op, slots);
+        let work = slots.next_multiple_of(LANES);
         let split = Split { rows: n, stride: op.y.stride, step: 1, cost: 4 * count * n * d, work };
         cx.rows(&mut buffer[op.y.offset..op.y.end()], split, &mut scratch.work, &body);
     }

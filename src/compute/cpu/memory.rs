@@ -4,6 +4,7 @@ use super::super::op::Op;
 use super::super::plan::{Home, Plan, Tensors};
 use super::super::tensor::{DType, Tensor, View};
 use super::super::weights::WeightSet;
+use super::math::LANES;
 use super::{State, attention, gemm};
 
 /// A view with its memory: row `r` is `data[r * stride..][..cols]`.
@@ -170,8 +171,8 @@ impl Scratch {
                     grow(&mut self.work, work * super::tasks::TASKS_PER_THREAD * threads);
                 }
                 Op::RingAttention(op) => {
-                    let work = attention::ring_space(op, plan.tensors.shape(op.k_ring).dims()[0]);
-                    grow(&mut self.work, work * super::tasks::TASKS_PER_THREAD * threads);
+                    let slots = plan.tensors.shape(op.k_ring).dims()[0].next_multiple_of(LANES);
+                    grow(&mut self.work, slots * super::tasks::TASKS_PER_THREAD * threads);
                 }
                 _ => {}
             }
