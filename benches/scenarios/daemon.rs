@@ -3,6 +3,7 @@
 
 use std::error::Error;
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,7 +14,7 @@ use futures_util::{SinkExt, StreamExt};
 use gamegend::proto::wire::FrameHeader;
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
@@ -154,11 +155,22 @@ pub async fn start(a: &Arguments, folder: &Path, config: &Path) -> Result<Daemon
 
 /// One request on a connection of its own; status and body.
 pub async fn http(port: u16, method: &str, path: &str, body: &str) -> Result<(u16, String), Anything> {
-    request(port, method, path, body, &token(0)).await
+    request(port, method, path, body, 0).await
 }
 
-async fn request(port: u16, method: &str, path: &str, body: &str, token: &str) -> Result<(u16, String), Anything> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+/// A connection of a player. Each comes from an address of its own, as players do: what one address may ask for in a
+/// minute is limited. A system without so many addresses on its loopback has one for all of them.
+async fn connect(port: u16, player: usize) -> Result<TcpStream, Anything> {
+    let own = SocketAddr::from(([127, 0, 1 + (player / 250) as u8, 1 + (player % 250) as u8], 0));
+    let socket = TcpSocket::new_v4()?;
+    if socket.bind(own).is_err() {
+        return Ok(TcpStream::connect(("127.0.0.1", port)).await?);
+    }
+    Ok(socket.connect(([127, 0, 0, 1], port).into()).await?)
+}
+
+async fn request(port: u16, method: &str, path: &str, body: &str, player: usize) -> Result<(u16, String), Anything> {
+    let (mut stream, token) = (connect(port, player).await?, token(player));
     let text = format!(
         "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\
          Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
@@ -183,19 +195,19 @@ pub async fn open(a: &Arguments, port: u16, player: usize) -> Result<(String, St
     if a.steps > 0 {
         body["steps"] = json!(a.steps);
     }
-    let (status, answer) = request(port, "POST", "/api/v1/generate", &body.to_string(), &token(player)).await?;
+    let (status, answer) = request(port, "POST", "/api/v1/generate", &body.to_string(), player).await?;
     let reply: Value = serde_json::from_str(&answer).map_err(|_| format!("status {status}: {answer}"))?;
     let id = reply["id"].as_str().ok_or_else(|| format!("status {status}: {answer}"))?.to_string();
     let mut request = format!("ws://127.0.0.1:{port}/ws/stream?session={id}").into_client_request()?;
     request.headers_mut().insert("Authorization", format!("Bearer {}", token(player)).parse()?);
-    let tcp = TcpStream::connect(("127.0.0.1", port)).await?;
+    let tcp = connect(port, player).await?;
     tcp.set_nodelay(true)?;
     let (stream, _) = tokio_tungstenite::client_async(request, tcp).await?;
     Ok((id, stream))
 }
 
 pub async fn close(port: u16, player: usize, id: &str) {
-    let _ = request(port, "DELETE", &format!("/api/v1/sessions/{id}"), "", &token(player)).await;
+    let _ = request(port, "DELETE", &format!("/api/v1/sessions/{id}"), "", player).await;
 }
 
 /// What the worker says about itself.
