@@ -14,6 +14,8 @@ mod daemon;
 mod frames;
 #[path = "scenarios/paper.rs"]
 mod paper;
+#[path = "scenarios/soak.rs"]
+mod soak;
 #[path = "scenarios/worker.rs"]
 mod worker;
 
@@ -67,10 +69,13 @@ fn run(a: &Arguments) -> Outcome<()> {
                 skipped.insert(name.clone(), json!(e.to_string()));
             }
         }
+        // What is there counts even if the next one is cut short.
+        let (mut so_far, mut without) = (all.clone(), skipped.clone());
+        peers(a, &mut so_far, &mut without);
+        so_far.insert("skipped".to_string(), Value::Object(without));
+        write(&a.out, &device.name, &Value::Object(so_far))?;
     }
-    peers(a, &mut all, &mut skipped);
-    all.insert("skipped".to_string(), Value::Object(skipped));
-    write(&a.out, &device.name, &Value::Object(all))
+    Ok(())
 }
 
 /// Runs one scenario. The daemon and the paper's model want the device for themselves: both models need not fit.
@@ -84,6 +89,10 @@ fn scenario(a: &Arguments, name: &str, engine: &mut Option<Engine>) -> Outcome<M
             *engine = None;
             return daemon::run(a);
         }
+        "soak" => {
+            *engine = None;
+            return soak::run(a);
+        }
         _ => {}
     }
     let mut whole = match engine.take() {
@@ -94,7 +103,6 @@ fn scenario(a: &Arguments, name: &str, engine: &mut Option<Engine>) -> Outcome<M
         "frames" => (frames::run(a, &mut whole)?, whole),
         "jpeg" => (frames::jpeg(a, &mut whole)?, whole),
         "batch" => (frames::batch(a, &mut whole)?, whole),
-        "soak" => (frames::soak(a, &mut whole)?, whole),
         "sessions" => worker::run(a, whole)?,
         other => return Err(format!("there is no scenario {other:?}").into()),
     };
@@ -122,7 +130,7 @@ fn peers(a: &Arguments, all: &mut Map<String, Value>, skipped: &mut Map<String, 
                 ("gemm_tflops", "gemm_tflops", "gemm_share"),
                 ("attention_tflops", "attention_tflops", "attention_share"),
             ] {
-                let shares = shares(&all[ours], &peer[theirs]);
+                let shares = shares(all.get(ours).unwrap_or(&Value::Null), &peer[theirs]);
                 all.insert(share.to_string(), shares);
             }
         }
@@ -147,7 +155,5 @@ fn write(folder: &Path, device: &str, value: &Value) -> Outcome<()> {
     let name = name.split('-').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("-");
     fs::create_dir_all(folder)?;
     let path = folder.join(format!("{name}.json"));
-    fs::write(&path, serde_json::to_string_pretty(value)? + "\n")?;
-    println!("{}", path.display());
-    Ok(())
+    Ok(fs::write(&path, serde_json::to_string_pretty(value)? + "\n")?)
 }

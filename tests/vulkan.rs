@@ -83,7 +83,7 @@ fn replay(validation: Validation) {
     let canary = Arc::clone(instance.canary());
     let file = std::env::temp_dir().join(format!("gamegend-vulkan-{}-{validation:?}", std::process::id()));
     for entry in instance.devices().expect("listed before") {
-        let device = Device::open(&instance, entry.index).expect("the device opens");
+        let device = Device::open(&instance, entry.index, 1).expect("the device opens");
         let cache = PipelineCache::open(&device, Some(&file)).expect("a missing file is fine");
         let mut run = doubling(&device, &cache).expect("the recording is made");
         cache.save();
@@ -122,7 +122,7 @@ fn validation_messages_reach_the_canary() {
         println!("skipped: the validation layer is not installed");
         return;
     }
-    let device = Device::open(&instance, 0).expect("the device opens");
+    let device = Device::open(&instance, 0, 1).expect("the device opens");
     let cache = PipelineCache::open(&device, None).expect("no file");
     // Push constants of 16 bytes in the module, none in the layout.
     let words = assembler::assemble(DOUBLE).expect("the kernel is right");
@@ -134,7 +134,7 @@ fn validation_messages_reach_the_canary() {
 #[test]
 fn memory_that_no_device_has_is_an_error() {
     let Some(instance) = instance(Validation::Core) else { return };
-    let device = Device::open(&instance, 0).expect("the device opens");
+    let device = Device::open(&instance, 0, 1).expect("the device opens");
     let error = Buffer::new(&device, "everything", 1 << 50, Place::Device).expect_err("a pebibyte");
     assert!(matches!(&error, VkError::OutOfMemory { what, .. } if what == "everything"), "{error:?}");
     silent(instance.canary());
@@ -143,7 +143,7 @@ fn memory_that_no_device_has_is_an_error() {
 #[test]
 fn a_device_beyond_the_list_is_an_error() {
     let Some(instance) = instance(Validation::Off) else { return };
-    let error = Device::open(&instance, 1000).expect_err("there are fewer devices");
+    let error = Device::open(&instance, 1000, 1).expect_err("there are fewer devices");
     assert!(matches!(error, VkError::NoDevice { index: 1000, .. }), "{error:?}");
 }
 

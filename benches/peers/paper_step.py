@@ -1,14 +1,19 @@
 """The same denoising step as the plan of src/model/paper.rs, in PyTorch: its time stands beside ours.
 
-    python3 benches/peers/paper_step.py --config models/gamegen-x/config.json [--sizes 320x256,848x480] [--no-compile]
+    python3 benches/peers/paper_step.py --config models/gamegen-x/config.json [--sizes 320x256,848x480] \\
+        [--compile-seconds 60]
 
 bf16, fused attention (scaled_dot_product_attention) and guidance as a batch of two; the weights are random. Prints one
 JSON object: device, versions, and for each size the milliseconds of a step, eager and compiled (median of a few). What
-cannot run has its reason instead.
+cannot run has its reason instead. torch.compile gets each kind of block once, in a process of its own for each size, all
+at once, with so many seconds to be done; 0 leaves it out.
 """
 import argparse
 import json
+import select
 import statistics
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -119,30 +124,31 @@ def rope(count: int, c: dict, device, base: float):
 
 
 def timed(step, runs: int, device) -> float:
+    wait = (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else (lambda: None)
     step()
     times = []
     for _ in range(runs):
-        torch.cuda.synchronize(device)
+        wait()
         begin = time.perf_counter()
         step()
-        torch.cuda.synchronize(device)
+        wait()
         times.append(time.perf_counter() - begin)
     return statistics.median(times) * 1e3
 
 
-def products(c: dict, sizes: str) -> dict:
+def products(c: dict, sizes: str, device) -> dict:
     """TFLOP/s of the products of the step, by MxNxK."""
     d, out = c["hidden_size"], {}
     for rows in rows_of(c, sizes):
         x = {k: torch.randn(rows, k, dtype=torch.bfloat16) for k in (d, c["mlp_ratio"] * d)}
         for n, k in ((3 * d, d), (d, d), (c["mlp_ratio"] * d, d), (d, c["mlp_ratio"] * d)):
             w = torch.randn(n, k, dtype=torch.bfloat16)
-            ms = timed(lambda: x[k] @ w.T, 10, "cuda")
+            ms = timed(lambda: x[k] @ w.T, 10, device)
             out[f"{rows}x{n}x{k}"] = 2 * rows * n * k / ms / 1e9
     return out
 
 
-def attentions(c: dict, sizes: str) -> dict:
+def attentions(c: dict, sizes: str, device) -> dict:
     """TFLOP/s of fused attention at the step's shapes, by sequences x queries x keys."""
     heads, hd, out = c["num_heads"], c["hidden_size"] // c["num_heads"], {}
     t = frames_of(c)
@@ -152,7 +158,7 @@ def attentions(c: dict, sizes: str) -> dict:
             # The plan does the places of each half in an operation of its own; here both go at once.
             make = lambda length: torch.randn(groups * launches, heads, length, hd, dtype=torch.bfloat16)
             q, k, v = make(queries), make(keys), make(keys)
-            ms = timed(lambda: F.scaled_dot_product_attention(q, k, v), 10, "cuda")
+            ms = timed(lambda: F.scaled_dot_product_attention(q, k, v), 10, device)
             out[f"{groups}x{queries}x{keys}"] = 4 * groups * launches * queries * keys * heads * hd / ms / 1e9
     return out
 
@@ -167,39 +173,91 @@ def rows_of(c: dict, sizes: str) -> list[int]:
     return [2 * frames_of(c) * n for n in areas]
 
 
+def stepper(model, c: dict, size: str, device):
+    """One step at a size, as a call without arguments."""
+    w, h = map(int, size.split("x"))
+    side = c["spatial_factor"] * c["patch_size"]
+    n, t = (w // side) * (h // side), frames_of(c)
+    x = torch.randn(t, n, c["latent_channels"] * c["patch_size"] ** 2, dtype=torch.bfloat16)
+    text = torch.randn(2, c["text_tokens"], c["hidden_size"], dtype=torch.bfloat16)
+    level = torch.randn(1, 2 * c["time_frequencies"], dtype=torch.bfloat16)
+    kinds = ((n, "spatial"), (t, "temporal"))
+    space, time_ = (rope(count, c, device, c[f"rope_{kind}_base"]) for count, kind in kinds)
+    return lambda: model(x, level, text, {False: space, True: time_})
+
+
+def attempt(step, size: str, device, ready=lambda: None):
+    """Milliseconds; a size that does not fit or compile costs its entry, not the table."""
+    try:
+        step()
+        ready()
+        return timed(step, RUNS.get(size, 3), device)
+    except Exception as e:
+        return f"{type(e).__name__}: {str(e).splitlines()[0][:160]}"
+
+
+def ready():
+    """Tells the parent that everything is compiled, and waits for its word to measure."""
+    print("ready", flush=True)
+    sys.stdin.readline()
+
+
+def all_compiled(args, sizes: list[str]) -> dict:
+    """Milliseconds of the compiled steps. Each size compiles in a process of its own, all at once, and is timed alone."""
+    own = [sys.executable, __file__, "--config", str(args.config), "--device", args.device, "--compiled"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    children = {size: subprocess.Popen([*own, size], **pipes) for size in sizes}
+    until, out = time.monotonic() + args.compile_seconds, {}
+    for size, child in children.items():
+        said, _, _ = select.select([child.stdout], [], [], max(0.0, until - time.monotonic()))
+        line = child.stdout.readline().strip() if said else None
+        if line is None:
+            child.kill()
+            out[size] = f"not compiled within {args.compile_seconds} s"
+        elif line != "ready":
+            out[size] = json.loads(line) if line else f"the process ended with {child.wait()}"
+    for size, child in children.items():
+        if size not in out:
+            try:
+                line, _ = child.communicate("go\n", timeout=60)
+                out[size] = json.loads(line)
+            except (subprocess.TimeoutExpired, ValueError) as e:
+                child.kill()
+                out[size] = f"compiled, but not timed: {type(e).__name__}"
+    return {size: out[size] for size in sizes}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=Path("models/gamegen-x/config.json"))
     parser.add_argument("--sizes", default=SIZES)
-    parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--compile-seconds", type=int, default=60)
+    parser.add_argument("--compiled", metavar="SIZE", help="print only the time of the compiled step")
     args = parser.parse_args()
-    if not torch.cuda.is_available():
+    if args.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("skipped: PyTorch finds no GPU here")
     c = json.loads(args.config.read_text())
-    device = torch.device("cuda")
+    device = torch.device(args.device)
     torch.manual_seed(0)
-    with torch.no_grad(), torch.device(device):
+    with torch.no_grad(), device:
         model = Paper(c).to(torch.bfloat16).eval()
-        text = torch.randn(2, c["text_tokens"], c["hidden_size"], dtype=torch.bfloat16)
-        level = torch.randn(1, 2 * c["time_frequencies"], dtype=torch.bfloat16)
-        out = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "cuda": torch.version.cuda,
-               "parameters": sum(p.numel() for p in model.parameters()), "eager_ms": {}, "compiled_ms": {},
-               "gemm_tflops": products(c, args.sizes), "attention_tflops": attentions(c, args.sizes)}
-        compiled = None if args.no_compile else torch.compile(model, dynamic=False)
-        for size in args.sizes.split(","):
-            w, h = map(int, size.split("x"))
-            side = c["spatial_factor"] * c["patch_size"]
-            n, t = (w // side) * (h // side), frames_of(c)
-            x = torch.randn(t, n, c["latent_channels"] * c["patch_size"] ** 2, dtype=torch.bfloat16)
-            space, time_ = (rope(count, c, device, c[f"rope_{kind}_base"]) for count, kind in ((n, "spatial"), (t, "temporal")))
-            tables = {False: space, True: time_}
-            for kind, run in (("eager_ms", model), ("compiled_ms", compiled)):
-                if run is None:
-                    continue
-                try:
-                    out[kind][size] = timed(lambda: run(x, level, text, tables), RUNS.get(size, 3), device)
-                except Exception as e:  # a size that does not fit or compile costs that entry, not the table
-                    out[kind][size] = f"{type(e).__name__}: {str(e).splitlines()[0][:160]}"
+        if args.compiled:
+            for block in model.blocks:
+                block.compile(dynamic=False)
+            step = stepper(model, c, args.compiled, device)
+            print(json.dumps(attempt(step, args.compiled, device, ready)))
+            return
+        sizes = args.sizes.split(",")
+        name = torch.cuda.get_device_name() if args.device == "cuda" else args.device
+        out = {"device": name, "torch": torch.__version__, "cuda": torch.version.cuda,
+               "parameters": sum(p.numel() for p in model.parameters()),
+               "gemm_tflops": products(c, args.sizes, device), "attention_tflops": attentions(c, args.sizes, device),
+               "eager_ms": {size: attempt(stepper(model, c, size, device), size, device) for size in sizes}}
+    del model
+    if args.device == "cuda":
+        torch.cuda.empty_cache()
+    out["compiled_ms"] = all_compiled(args, sizes) if args.compile_seconds > 0 else {}
     print(json.dumps(out))
 
 

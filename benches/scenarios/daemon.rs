@@ -3,6 +3,7 @@
 
 use std::error::Error;
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,7 +14,7 @@ use futures_util::{SinkExt, StreamExt};
 use gamegend::proto::wire::FrameHeader;
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
@@ -26,12 +27,15 @@ const PRESS_MS: u64 = 171;
 /// Frames and presses before anything counts.
 const SETTLE: Duration = Duration::from_secs(2);
 
-type Anything = Box<dyn Error + Send + Sync>;
+/// Frames of the time before are read first; only what comes then is counted.
+const CATCH_UP: Duration = Duration::from_secs(1);
+
+pub type Anything = Box<dyn Error + Send + Sync>;
 
 /// A running daemon; ends with its owner.
-struct Daemon {
-    child: Child,
-    port: u16,
+pub struct Daemon {
+    pub child: Child,
+    pub port: u16,
     ready_s: f64,
     began: Instant,
 }
@@ -44,13 +48,21 @@ impl Drop for Daemon {
 }
 
 pub fn run(a: &Arguments) -> Outcome<Map<String, Value>> {
+    with_folder(a, async |folder| measure(a, folder).await)
+}
+
+/// Gives `measure` a folder for a daemon, and takes it back.
+pub fn with_folder(
+    a: &Arguments,
+    measure: impl AsyncFnOnce(&Path) -> Result<Map<String, Value>, Anything>,
+) -> Outcome<Map<String, Value>> {
     if !a.gamegend.exists() {
         return Err(format!("{} is not built", a.gamegend.display()).into());
     }
     let folder = std::env::temp_dir().join(format!("gamegend-scenarios-{}", std::process::id()));
     fs::create_dir_all(&folder)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let measured = runtime.block_on(measure(a, &folder));
+    let measured = runtime.block_on(measure(&folder));
     let _ = fs::remove_dir_all(&folder);
     measured.map_err(|e| e.to_string().into())
 }
@@ -88,7 +100,7 @@ fn token(i: usize) -> String {
     format!("bench-token-of-player-{i:04}-0123456789abcdef")
 }
 
-fn configure(a: &Arguments, folder: &Path, clients: usize) -> Result<PathBuf, Anything> {
+pub fn configure(a: &Arguments, folder: &Path, clients: usize) -> Result<PathBuf, Anything> {
     let tokens: String = (0..clients).map(|i| token(i) + "\n").collect();
     let file = folder.join("tokens");
     let mut options = fs::OpenOptions::new();
@@ -113,7 +125,7 @@ fn configure(a: &Arguments, folder: &Path, clients: usize) -> Result<PathBuf, An
     Ok(config)
 }
 
-async fn start(a: &Arguments, folder: &Path, config: &Path) -> Result<Daemon, Anything> {
+pub async fn start(a: &Arguments, folder: &Path, config: &Path) -> Result<Daemon, Anything> {
     let log = folder.join("log");
     let began = Instant::now();
     let child = Command::new(&a.gamegend)
@@ -142,12 +154,23 @@ async fn start(a: &Arguments, folder: &Path, config: &Path) -> Result<Daemon, An
 }
 
 /// One request on a connection of its own; status and body.
-async fn http(port: u16, method: &str, path: &str, body: &str) -> Result<(u16, String), Anything> {
-    request(port, method, path, body, &token(0)).await
+pub async fn http(port: u16, method: &str, path: &str, body: &str) -> Result<(u16, String), Anything> {
+    request(port, method, path, body, 0).await
 }
 
-async fn request(port: u16, method: &str, path: &str, body: &str, token: &str) -> Result<(u16, String), Anything> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+/// A connection of a player. Each comes from an address of its own, as players do: what one address may ask for in a
+/// minute is limited. A system without so many addresses on its loopback has one for all of them.
+async fn connect(port: u16, player: usize) -> Result<TcpStream, Anything> {
+    let own = SocketAddr::from(([127, 0, 1 + (player / 250) as u8, 1 + (player % 250) as u8], 0));
+    let socket = TcpSocket::new_v4()?;
+    if socket.bind(own).is_err() {
+        return Ok(TcpStream::connect(("127.0.0.1", port)).await?);
+    }
+    Ok(socket.connect(([127, 0, 0, 1], port).into()).await?)
+}
+
+async fn request(port: u16, method: &str, path: &str, body: &str, player: usize) -> Result<(u16, String), Anything> {
+    let (mut stream, token) = (connect(port, player).await?, token(player));
     let text = format!(
         "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\
          Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
@@ -161,10 +184,10 @@ async fn request(port: u16, method: &str, path: &str, body: &str, token: &str) -
     Ok((status, answer.split_once("\r\n\r\n").map_or(String::new(), |(_, body)| body.to_string())))
 }
 
-type Stream = tokio_tungstenite::WebSocketStream<TcpStream>;
+pub type Stream = tokio_tungstenite::WebSocketStream<TcpStream>;
 
 /// Opens a session and its stream.
-async fn open(a: &Arguments, port: u16, player: usize) -> Result<(String, Stream), Anything> {
+pub async fn open(a: &Arguments, port: u16, player: usize) -> Result<(String, Stream), Anything> {
     let mut body = json!({
         "prompt": "a castle in a forest at sunset", "width": a.width, "height": a.height, "seed": player,
         "interactive": true,
@@ -172,19 +195,26 @@ async fn open(a: &Arguments, port: u16, player: usize) -> Result<(String, Stream
     if a.steps > 0 {
         body["steps"] = json!(a.steps);
     }
-    let (status, answer) = request(port, "POST", "/api/v1/generate", &body.to_string(), &token(player)).await?;
+    let (status, answer) = request(port, "POST", "/api/v1/generate", &body.to_string(), player).await?;
     let reply: Value = serde_json::from_str(&answer).map_err(|_| format!("status {status}: {answer}"))?;
     let id = reply["id"].as_str().ok_or_else(|| format!("status {status}: {answer}"))?.to_string();
     let mut request = format!("ws://127.0.0.1:{port}/ws/stream?session={id}").into_client_request()?;
     request.headers_mut().insert("Authorization", format!("Bearer {}", token(player)).parse()?);
-    let tcp = TcpStream::connect(("127.0.0.1", port)).await?;
+    let tcp = connect(port, player).await?;
     tcp.set_nodelay(true)?;
     let (stream, _) = tokio_tungstenite::client_async(request, tcp).await?;
     Ok((id, stream))
 }
 
-async fn close(port: u16, player: usize, id: &str) {
-    let _ = request(port, "DELETE", &format!("/api/v1/sessions/{id}"), "", &token(player)).await;
+pub async fn close(port: u16, player: usize, id: &str) {
+    let _ = request(port, "DELETE", &format!("/api/v1/sessions/{id}"), "", player).await;
+}
+
+/// What the worker says about itself.
+pub async fn worker(port: u16) -> Result<Value, Anything> {
+    let (_, text) = http(port, "GET", "/api/v1/status", "").await?;
+    let status: Value = serde_json::from_str(&text)?;
+    Ok(status["worker"]["stats"].clone())
 }
 
 /// Seconds from the start of the program to the first frame of a session that is opened as soon as it is ready.
@@ -204,9 +234,20 @@ async fn first_frame(a: &Arguments, daemon: &Daemon) -> Result<f64, Anything> {
 
 /// `count` players at once; quantiles over all presses of all of them.
 async fn play(a: &Arguments, daemon: &Daemon, count: usize) -> Result<Value, Anything> {
-    let mut streams = Vec::new();
+    let (mut streams, mut refused) = (Vec::new(), None);
     for player in 1..=count {
-        streams.push((player, open(a, daemon.port, player).await?));
+        match open(a, daemon.port, player).await {
+            Ok(opened) => streams.push((player, opened)),
+            Err(e) => {
+                // The device has as many as it can serve: those are played.
+                refused = Some(e.to_string());
+                break;
+            }
+        }
+    }
+    let count = streams.len();
+    if count == 0 {
+        return Err(refused.unwrap_or_default().into());
     }
     // Every session's first frame has many steps.
     tokio::time::sleep(SETTLE).await;
@@ -225,6 +266,10 @@ async fn play(a: &Arguments, daemon: &Daemon, count: usize) -> Result<Value, Any
             })
         })
         .collect();
+    let during = tokio::spawn(async move {
+        tokio::time::sleep(span / 2).await;
+        worker(port).await
+    });
     let (mut latencies, mut frames) = (Vec::new(), 0);
     for task in tasks {
         let (mut own, seen) = task.await??;
@@ -234,14 +279,17 @@ async fn play(a: &Arguments, daemon: &Daemon, count: usize) -> Result<Value, Any
     latencies.sort_by(f64::total_cmp);
     let last = latencies.len().checked_sub(1).ok_or("no frame reflected a key")?;
     let at = |share: f64| latencies[(last as f64 * share) as usize];
+    let stats = during.await??;
     Ok(json!({
+        "players": count, "refused": refused, "degraded": stats["degraded"], "load": stats["load"],
+        "busy": stats["busy"], "state_mib": stats["state_bytes"].as_f64().map(|b| b / f64::from(1 << 20)),
         "p50": at(0.5), "p95": at(0.95), "p99": at(0.99), "presses": latencies.len(),
-        "fps_each": frames as f64 / span.as_secs_f64() / count as f64,
+        "fps_each": frames as f64 / (span - CATCH_UP).as_secs_f64() / count as f64,
     }))
 }
 
 /// One player: presses keys, reads frames. Milliseconds of every press that a frame reflected, and the frames.
-async fn one(mut stream: Stream, player: u64, span: Duration) -> Result<(Vec<f64>, u64), Anything> {
+pub async fn one(mut stream: Stream, player: u64, span: Duration) -> Result<(Vec<f64>, u64), Anything> {
     let begin = Instant::now();
     let (mut seq, mut latencies, mut frames) = (0u32, Vec::new(), 0);
     let mut pressed: Option<Instant> = None;
@@ -251,7 +299,7 @@ async fn one(mut stream: Stream, player: u64, span: Duration) -> Result<(Vec<f64
             message = stream.next() => {
                 let Message::Binary(bytes) = message.ok_or("the stream ended")?? else { continue };
                 let header = FrameHeader::decode(&bytes).map_err(|e| e.to_string())?;
-                frames += 1;
+                frames += u64::from(begin.elapsed() >= CATCH_UP);
                 if header.seq == seq && let Some(at) = pressed.take() {
                     latencies.push(at.elapsed().as_secs_f64() * 1e3);
                 }

@@ -1,11 +1,12 @@
-//! One session as fast as it goes, its pixels in shared memory; and whether memory stays where it is.
+//! One session as fast as it goes, its pixels in shared memory; runs of several, and JPEG.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gamegend::compute::gpu::GpuOptions;
 use gamegend::compute::{self, DeviceInfo, Profile, SharedId};
-use gamegend::model::{Engine, Keys, Model, Picture, Session, SessionSpec, Turn};
+use gamegend::model::bench::{self, Group};
+use gamegend::model::{Engine, Keys, Model, Picture, Session, SessionSpec};
 use gamegend::sys::shm::SharedMemory;
 use serde_json::{Map, Value, json};
 
@@ -135,24 +136,18 @@ pub fn jpeg(a: &Arguments, engine: &mut Engine) -> Outcome<Map<String, Value>> {
     Ok(values.as_object().cloned().unwrap_or_default())
 }
 
-/// Runs of several sessions: milliseconds of a run by its sessions, and by kernel where there are the most of them.
+/// Runs of several sessions: milliseconds of a run by its sessions, alone and while there is one on every lane; and by
+/// kernel where there are the most of them.
 pub fn batch(a: &Arguments, engine: &mut Engine) -> Outcome<Map<String, Value>> {
     let most = a.batches.iter().copied().max().unwrap_or(1);
+    let before = engine.batch_max();
     engine.set_batch_max(most);
-    let mut sessions = (0..most as u64).map(|i| engine.open(&spec(a, engine, i))).collect::<Result<Vec<_>, _>>()?;
-    let nothing = vec![0.0; engine.last_latent(&sessions[0]).len()];
-    for session in &mut sessions {
-        // Cheaper than a first frame, which has many steps.
-        engine.seed(session, &[(nothing.clone(), Keys::NONE)])?;
-    }
-    let mut pictures = vec![vec![0; (a.width * a.height * 3 / 2) as usize]; most];
-    let mut times = Map::new();
-    let mut kernels = Vec::new();
+    let (size, steps) = ((a.width, a.height), steps(a, engine));
+    let mut group = Group::open(engine, most, size, steps)?;
+    let (mut times, mut kernels) = (Map::new(), Vec::new());
     for &count in &a.batches {
         let mut go = |profile: Option<&mut Profile>| -> Outcome<f64> {
-            let turns = sessions.iter_mut().zip(&mut pictures).take(count);
-            let turn = |(session, picture)| Turn { session, keys: Keys::W, picture: Picture::Bytes(picture) };
-            let turns: Vec<Turn<'_>> = turns.map(|(s, p): (_, &mut Vec<u8>)| turn((s, &mut p[..]))).collect();
+            let turns = group.turns(count);
             let begin = Instant::now();
             engine.tick_batch(turns, profile)?;
             Ok(begin.elapsed().as_secs_f64() * 1e3)
@@ -167,7 +162,16 @@ pub fn batch(a: &Arguments, engine: &mut Engine) -> Outcome<Map<String, Value>> 
             kernels = profile.by_kernel();
         }
     }
-    sessions.into_iter().for_each(|session| engine.close(session));
+    group.close(engine);
+    let mut overlapped = Map::new();
+    for &count in &a.batches {
+        let lanes = engine.lanes();
+        let mut groups = (0..lanes).map(|_| Group::open(engine, count, size, steps)).collect::<Result<Vec<_>, _>>()?;
+        let time = bench::overlapped(engine, &mut groups, BATCH_RUNS)?;
+        overlapped.insert(count.to_string(), json!(time.as_secs_f64() * 1e3));
+        groups.into_iter().for_each(|group| group.close(engine));
+    }
+    engine.set_batch_max(before);
     let rows: Vec<Value> = kernels
         .iter()
         .map(|k| {
@@ -176,45 +180,8 @@ pub fn batch(a: &Arguments, engine: &mut Engine) -> Outcome<Map<String, Value>> 
             json!({"kernel": k.kernel, "count": k.count, "ms": seconds * 1e3, "tflops": tflops, "gb_per_s": gbytes})
         })
         .collect();
-    let values = json!({ "batch_run_ms": times, "batch_kernels": rows });
-    Ok(values.as_object().cloned().unwrap_or_default())
-}
-
-/// Sessions that come and go for a while: resident memory after the first fifth and at the end.
-pub fn soak(a: &Arguments, engine: &mut Engine) -> Outcome<Map<String, Value>> {
-    let (begin, whole) = (Instant::now(), Duration::from_secs(a.soak_seconds));
-    let mut target = Target::new(a, engine)?;
-    let (mut first, mut frames, mut opened) = (None, 0u64, 0u64);
-    while begin.elapsed() < whole {
-        let mut session = engine.open(&spec(a, engine, opened))?;
-        opened += 1;
-        for _ in 0..100 {
-            target.tick(engine, &mut session)?;
-            frames += 1;
-            if begin.elapsed() >= whole {
-                break;
-            }
-        }
-        engine.close(session);
-        if first.is_none() && begin.elapsed() * 5 >= whole {
-            first = Some(resident()?);
-        }
-    }
-    target.shared.into_iter().for_each(|shared| engine.unshare(shared));
-    let (first, last) = (first.unwrap_or_default(), resident()?);
     let values = json!({
-        "soak": {
-            "seconds": a.soak_seconds, "frames": frames, "sessions": opened,
-            "resident_mib_first": first as f64 / MEBIBYTE, "resident_mib_last": last as f64 / MEBIBYTE,
-        },
+        "batch_run_ms": times, "batch_run_ms_overlapped": overlapped, "lanes": engine.lanes(), "batch_kernels": rows,
     });
     Ok(values.as_object().cloned().unwrap_or_default())
-}
-
-/// Resident memory of this process in bytes, where the system says.
-fn resident() -> Outcome<u64> {
-    let text = std::fs::read_to_string("/proc/self/status")?;
-    let line = text.lines().find_map(|l| l.strip_prefix("VmRSS:")).ok_or("no VmRSS in /proc/self/status")?;
-    let kib: u64 = line.trim().trim_end_matches(" kB").trim().parse()?;
-    Ok(kib << 10)
 }

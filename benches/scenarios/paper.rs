@@ -18,7 +18,7 @@ const RUNS: usize = 5;
 pub fn run(a: &Arguments) -> Outcome<Map<String, Value>> {
     let config = PaperConfig::load(&a.paper)?;
     let cache = std::env::temp_dir().join("gamegend-bench-pipelines");
-    let options = GpuOptions { pipeline_cache: Some(cache), tune: a.tune, ..GpuOptions::default() };
+    let options = GpuOptions { pipeline_cache: Some(cache), tune: a.tune, lanes: Some(1), ..GpuOptions::default() };
     let mut times = Map::new();
     let (mut products, mut attentions) = (BTreeMap::new(), BTreeMap::new());
     let weights = Arc::new(config.weights());

@@ -67,17 +67,22 @@ impl Counters {
         metric(&mut out, "decoders_total", "counter", "Decoders that were asked for.", &[("", load(&self.decoders))]);
         if let Some(worker) = &status.worker {
             let stats = &worker.stats;
-            let degraded = f64::from(u8::from(stats.degraded.starts_with("steps")));
+            let degraded = match stats.degraded.as_str() {
+                "steps" => 1.0,
+                "steps and rate" => 2.0,
+                _ => 0.0,
+            };
             for (name, kind, help, value) in [
                 ("worker_frames_total", "counter", "Frames made by this worker.", stats.frames_total as f64),
                 ("worker_frames_per_second", "gauge", "Frames made in the last second.", stats.frames_per_second),
                 ("worker_busy", "gauge", "Part of the last second that was work.", stats.busy),
                 ("worker_state_bytes", "gauge", "Device memory of the sessions.", stats.state_bytes as f64),
+                ("worker_device_bytes", "gauge", "Device memory of everything.", stats.device_bytes as f64),
                 ("worker_tick_ms_p95", "gauge", "Milliseconds of a run.", stats.tick_ms_p95),
                 ("worker_deadlines", "gauge", "Frames due in the last second.", stats.deadlines as f64),
                 ("worker_deadlines_missed", "gauge", "Those of them left out.", stats.deadlines_missed as f64),
                 ("worker_load", "gauge", "Share of the device that sessions need.", stats.load),
-                ("worker_degraded", "gauge", "1 while sessions have given up something.", degraded),
+                ("worker_degraded", "gauge", "Given up by sessions: 1 steps, 2 steps and rate.", degraded),
             ] {
                 metric(&mut out, name, kind, help, &[("", value)]);
             }

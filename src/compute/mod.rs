@@ -24,6 +24,7 @@ pub mod testing;
 pub mod weights;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use plan::{Plan, PlanBuilder, StateLayout};
 pub use profile::Profile;
@@ -131,6 +132,10 @@ pub struct Run<'a> {
     pub profile: Option<&'a mut Profile>,
 }
 
+/// A run that was begun and whose outputs were not taken yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flight(usize);
+
 /// A device that holds weights and states and runs plans. Not shared between threads: one worker owns it.
 ///
 /// A run depends only on the plan, the weights, the session's state, the inputs and the params: never on which other
@@ -165,6 +170,33 @@ pub trait Executor: Send {
     /// Takes a memory object back. Unknown ids are ignored.
     fn unshare(&mut self, _: SharedId) {}
 
-    /// Runs a plan to its end and copies the outputs out.
+    /// Bytes that are taken for weights, states and work in between.
+    fn taken_bytes(&self) -> u64 {
+        0
+    }
+
+    /// Runs a plan to its end and copies the outputs out. At least one lane must be free.
     fn run(&mut self, run: Run<'_>) -> Result<(), ComputeError>;
+
+    /// How many runs may be on their way at once.
+    fn lanes(&self) -> usize {
+        1
+    }
+
+    /// Begins a run without a profile, of sessions that are in no other one. What it reads is taken now; whoever waits
+    /// until it has landed gives [`Executor::end`] the same outputs again. An executor of one lane does all of it here.
+    fn begin(&mut self, run: Run<'_>) -> Result<Flight, ComputeError> {
+        self.run(run)?;
+        Ok(Flight(0))
+    }
+
+    /// Waits until one of the runs has landed, or for `time`. Returns the place of one that has.
+    fn landed(&mut self, flights: &[Flight], _time: Duration) -> Result<Option<usize>, ComputeError> {
+        Ok((!flights.is_empty()).then_some(0))
+    }
+
+    /// Copies the outputs of a run out and frees its lane, after its end.
+    fn end(&mut self, _: Flight, _outputs: &mut [(Tensor, Output<'_>)]) -> Result<(), ComputeError> {
+        Ok(())
+    }
 }

@@ -39,14 +39,16 @@ fn worker(out: &mut String, w: &WorkerStatus) {
     let s = &w.stats;
     let _ = writeln!(
         out,
-        "load     {} sessions, {:.1} frames/s, tick {:.1} ms (p95 {:.1} ms), {:.0} % busy, {:.1} MiB of state",
+        "load     {} sessions, {:.1} frames/s, tick {:.1} ms (p95 {:.1} ms), {:.0} % busy",
         s.sessions,
         s.frames_per_second,
         s.tick_ms_p50,
         s.tick_ms_p95,
-        100.0 * s.busy,
-        s.state_bytes as f64 / f64::from(1 << 20)
+        100.0 * s.busy
     );
+    let [state, device] = [s.state_bytes, s.device_bytes].map(|bytes| bytes as f64 / f64::from(1 << 20));
+    let each = state / f64::from(s.sessions.max(1));
+    let _ = writeln!(out, "memory   {device:.1} MiB, of which {state:.1} MiB for sessions ({each:.1} MiB each)");
     if s.deadlines > 0 {
         let _ = writeln!(out, "missed   {} of {} frames in the last second", s.deadlines_missed, s.deadlines);
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::noise::Noise;
-use super::{Engine, Keys, Model, ModelError, SessionSpec};
+use super::{Engine, Flight, Keys, Model, ModelError, Picture, Session, SessionSpec, Turn};
 use crate::compute::op::{Act, Copy, Cost, Linear};
 use crate::compute::profile::KernelTotal;
 use crate::compute::{ComputeError, DeviceInfo, Executor, PlanBuilder, Profile, Run, StateLayout, Storage, WeightSet};
@@ -166,6 +166,77 @@ pub fn peak(executor: &mut dyn Executor) -> Result<Peak, ComputeError> {
     }
     executor.destroy_state(state);
     Ok(peak)
+}
+
+/// Sessions that go together, with a frame behind them, and room for their pictures.
+pub struct Group {
+    sessions: Vec<Session>,
+    pictures: Vec<Vec<u8>>,
+}
+
+impl Group {
+    /// Opens `count` sessions. Errors: those of [`Engine::open`].
+    pub fn open(
+        engine: &mut Engine,
+        count: usize,
+        (width, height): (u32, u32),
+        steps: u32,
+    ) -> Result<Group, ModelError> {
+        let mut group = Group { sessions: Vec::new(), pictures: Vec::new() };
+        for seed in 0..count as u64 {
+            let prompt = PROMPT.to_string();
+            let mut session = engine.open(&SessionSpec { prompt, width, height, steps, seed, perspective: None })?;
+            // Cheaper than a first frame, which has many steps.
+            let nothing = vec![0.0; engine.last_latent(&session).len()];
+            engine.seed(&mut session, &[(nothing, Keys::NONE)])?;
+            group.sessions.push(session);
+            group.pictures.push(vec![0; (width * height * 3 / 2) as usize]);
+        }
+        Ok(group)
+    }
+
+    /// The next frames of the first `count` of them.
+    pub fn turns(&mut self, count: usize) -> Vec<Turn<'_>> {
+        let all = self.sessions.iter_mut().zip(&mut self.pictures).take(count);
+        all.map(|(session, picture)| Turn { session, keys: Keys::W, picture: Picture::Bytes(picture) }).collect()
+    }
+
+    pub fn close(self, engine: &mut Engine) {
+        self.sessions.into_iter().for_each(|session| engine.close(session));
+    }
+}
+
+/// How long a run takes while there is one of each group on its way, one for each lane: the mean of `runs` for each,
+/// after one that warms it up.
+///
+/// Errors: those of the device.
+pub fn overlapped(engine: &mut Engine, groups: &mut [Group], runs: usize) -> Result<Duration, ModelError> {
+    let mut flights = Vec::new();
+    let begin = |engine: &mut Engine, groups: &mut [Group], i: usize| -> Result<(usize, Flight), ModelError> {
+        Ok((i, engine.begin(groups[i].turns(usize::MAX))?))
+    };
+    for i in 0..groups.len() {
+        flights.push(begin(engine, groups, i)?);
+    }
+    let (all, mut landed, mut began) = (groups.len() * (runs + 1), 0, Instant::now());
+    let mut time = Duration::ZERO;
+    while !flights.is_empty() {
+        let going: Vec<Flight> = flights.iter().map(|(_, flight)| *flight).collect();
+        let Some(place) = engine.landed(&going, Duration::from_secs(1))? else { continue };
+        let (i, flight) = flights.remove(place);
+        engine.end(flight, groups[i].turns(usize::MAX))?;
+        landed += 1;
+        if landed == groups.len() {
+            began = Instant::now();
+        }
+        if landed == all {
+            time = began.elapsed();
+        }
+        if landed + flights.len() < all {
+            flights.push(begin(engine, groups, i)?);
+        }
+    }
+    Ok(time / (groups.len() * runs).max(1) as u32)
 }
 
 impl Table {

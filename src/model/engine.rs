@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rayon::prelude::*;
 
 use super::limits::{HEIGHT_MAX, HEIGHT_MIN, WIDTH_MAX, WIDTH_MIN};
 use super::noise::Noise;
 use super::plans::{self, EncodePlan};
-use super::sampler::{Part, Picture, SEATS, Stream, StreamPlans};
+use super::sampler::{Flight, Part, Picture, SEATS, Stream, StreamPlans};
 use super::state::{FrameSize, SessionLayout};
 use super::{Environment, Keys, Model, ModelError};
 use crate::compute::{
@@ -110,6 +111,11 @@ impl Engine {
 
     pub fn model(&self) -> &Arc<Model> {
         &self.model
+    }
+
+    /// Memory of the device that weights, sessions and work in between have, in bytes.
+    pub fn taken_bytes(&self) -> u64 {
+        self.executor.taken_bytes()
     }
 
     /// The device itself, for measurements beside the model.
@@ -311,9 +317,34 @@ impl Engine {
         Ok(())
     }
 
+    /// How many runs may be on their way at once.
+    pub fn lanes(&self) -> usize {
+        self.executor.lanes()
+    }
+
+    /// Begins the next frames of sessions that go together, no more than [`Engine::next_run`] says. They are of no use
+    /// until [`Engine::end`] was given them again in the same order. A lane must be free.
+    ///
+    /// Errors: those of the device; then none of the sessions is of any more use.
+    pub fn begin(&mut self, turns: Vec<Turn<'_>>) -> Result<Flight, ModelError> {
+        Stream::begin(&mut *self.executor, &mut parts(turns)?)
+    }
+
+    /// Waits until one of the runs has landed, or for `time`. Returns the place of one that has.
+    pub fn landed(&mut self, flights: &[Flight], time: Duration) -> Result<Option<usize>, ModelError> {
+        let flights: Vec<_> = flights.iter().map(|f| f.flight).collect();
+        Ok(self.executor.landed(&flights, time)?)
+    }
+
+    /// Takes the frames of a run after its end, waiting for it if need be.
+    pub fn end(&mut self, flight: Flight, turns: Vec<Turn<'_>>) -> Result<(), ModelError> {
+        let part = |Turn { session, keys, picture }| Part { stream: &mut session.stream, keys, picture };
+        Stream::end(&mut *self.executor, flight, &mut turns.into_iter().map(part).collect::<Vec<_>>())
+    }
+
     /// How many of `count` sessions that go together make the next run: as many as a plan has seats, or a few less.
     /// Each vacant seat costs as much as one that is taken.
-    fn next_run(&self, count: usize) -> usize {
+    pub fn next_run(&self, count: usize) -> usize {
         let count = count.min(self.batch_max);
         let fitting = SEATS.iter().copied().find(|&seats| count <= seats).unwrap_or(count);
         if count * 4 >= fitting * 3 { count } else { SEATS.iter().copied().rfind(|&s| s <= count).unwrap_or(1) }
@@ -323,19 +354,7 @@ impl Engine {
         if let [turn] = &mut turns[..] {
             return self.tick_into(turn.session, turn.keys, turn.picture.again(), profile);
         }
-        for turn in &turns {
-            check_picture(turn.session.size(), &turn.picture)?;
-        }
-        turns.par_iter_mut().for_each(|turn| {
-            let (noise, position) = (turn.session.noise, turn.session.stream.position());
-            noise.fill(position, turn.session.stream.noise());
-        });
-        let mut parts = Vec::with_capacity(turns.len());
-        for Turn { session, keys, picture } in turns {
-            session.frames += 1;
-            parts.push(Part { stream: &mut session.stream, keys, picture });
-        }
-        Stream::tick_together(&mut *self.executor, &mut parts, profile)
+        Stream::tick_together(&mut *self.executor, &mut parts(turns)?, profile)
     }
 
     /// Continues given frames: their latents [N, Z] (see [`Engine::encode`] and [`Engine::last_latent`]) with the keys
@@ -426,6 +445,23 @@ impl Engine {
             SessionLayout::new(self.model.config(), size, spec.steps as usize, precision).layout.bytes()
         })
     }
+}
+
+/// Puts the noise of the next frames where their run finds it.
+fn parts(mut turns: Vec<Turn<'_>>) -> Result<Vec<Part<'_>>, ModelError> {
+    for turn in &turns {
+        check_picture(turn.session.size(), &turn.picture)?;
+    }
+    turns.par_iter_mut().for_each(|turn| {
+        let (noise, position) = (turn.session.noise, turn.session.stream.position());
+        noise.fill(position, turn.session.stream.noise());
+    });
+    let mut parts = Vec::with_capacity(turns.len());
+    for Turn { session, keys, picture } in turns {
+        session.frames += 1;
+        parts.push(Part { stream: &mut session.stream, keys, picture });
+    }
+    Ok(parts)
 }
 
 /// Errors: room for a picture that is not one of I420 of this size.

@@ -38,7 +38,7 @@ use config::Config;
 pub use engine::{Engine, Session, SessionSpec, Turn, VideoPrompt};
 pub use environment::Environment;
 pub use error::ModelError;
-pub use sampler::Picture;
+pub use sampler::{Flight, Picture};
 use tokenizer::TextTokenizer;
 use weights::Loader;
 

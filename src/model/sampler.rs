@@ -12,7 +12,7 @@ use super::net::Recorded;
 use super::plans::{self, FrameInputs, InstructionPlan, PlanContext, PromptPlan, SeedPlan, TickPlan};
 use super::state::{FrameSize, SessionLayout};
 use super::{Model, ModelError, t5};
-use crate::compute::{Executor, Output, PlanId, Profile, Run, SharedId, StateId, Tensor};
+use crate::compute::{self, Executor, Output, PlanId, Profile, Run, SharedId, StateId, Tensor};
 
 /// A plan and its number on the executor.
 struct Ready<P> {
@@ -200,6 +200,14 @@ pub struct Part<'a> {
     pub picture: Picture<'a>,
 }
 
+/// A run of several sessions that is on its way.
+#[derive(Clone, Copy, Debug)]
+pub struct Flight {
+    pub flight: compute::Flight,
+    picture: Tensor,
+    latent: Tensor,
+}
+
 /// Where the I420 bytes of a frame go.
 pub enum Picture<'a> {
     Bytes(&'a mut [u8]),
@@ -356,28 +364,12 @@ impl Stream {
         picture: Picture<'_>,
         profile: Option<&mut Profile>,
     ) -> Result<(), ModelError> {
-        let plans = self.plans.clone();
-        let config = plans.model.config();
-        let first = self.position == 0;
-        let (place, video) = self.video_frame();
-        let Ready { plan, id } = plans.tick(executor, first, place)?;
-        let mut conditions = Vec::new();
-        if first {
-            let z = config.msdit.latent_channels;
-            self.tokens.chunks_mut(2 * z).for_each(|row| row[z..].fill(0.0)); // there is no frame before
-            conditions = plans::tick_conditions(config, plans.tokens, plans.first_steps, true);
-        }
-        let frame = self.frame(&plans, keys);
-        let run = Run {
-            plan: *id,
-            states: &[self.state],
-            inputs: &inputs(&plan.inputs, &self.tokens, &frame, (&conditions, &video)),
-            params: &self.params(),
-            outputs: &mut [(plan.picture, picture.output()), (plan.latent, Output::F32(&mut self.latent))],
-            profile,
+        let mut probes = std::mem::take(&mut self.probes);
+        let run = |executor: &mut dyn Executor, recorded: &Recorded, run: Run<'_>| {
+            run_probed(executor, recorded, &mut probes, run)
         };
-        run_probed(executor, &plan.recorded, &mut self.probes, run)?;
-        self.advance(keys);
+        launch(executor, &mut [Part { stream: self, keys, picture }], profile, run)?;
+        self.probes = probes;
         Ok(())
     }
 
@@ -399,25 +391,24 @@ impl Stream {
         if let [part] = parts {
             return part.stream.tick(executor, part.keys, part.picture.again(), profile);
         }
-        let plans = parts[0].stream.plans.clone();
-        let index = SEATS.iter().position(|&seats| parts.len() <= seats).unwrap_or(SEATS.len() - 1);
-        let videos: Vec<_> = parts.iter_mut().map(|part| part.stream.video_frame()).collect();
-        let Ready { plan, id } = plans.batch(executor, index, videos[0].0)?;
-        let frames: Vec<_> = parts.iter().map(|part| part.stream.frame(&plans, part.keys)).collect();
-        let states: Vec<StateId> = parts.iter().map(|part| part.stream.state).collect();
-        let params: Vec<u32> = parts.iter().flat_map(|part| part.stream.params()).collect();
-        let mut given = Vec::new();
-        let mut outputs = Vec::new();
-        for (part, (frame, (_, video))) in parts.iter_mut().zip(frames.iter().zip(&videos)) {
-            let Stream { tokens, latent, .. } = &mut *part.stream;
-            given.extend(inputs(&plan.inputs, tokens, frame, (&[], video)));
-            outputs.push((plan.picture, part.picture.again().output()));
-            outputs.push((plan.latent, Output::F32(latent)));
-        }
-        let (inputs, params, outputs) = (&given[..], &params[..], &mut outputs[..]);
-        executor.run(Run { plan: *id, states: &states, inputs, params, outputs, profile })?;
-        parts.iter_mut().for_each(|part| part.stream.advance(part.keys));
+        launch(executor, parts, profile, |executor, _, run| Ok(executor.run(run)?))?;
         Ok(())
+    }
+
+    /// As [`Stream::tick_together`], but does not wait: the frames are there after [`Stream::end`].
+    pub fn begin(executor: &mut dyn Executor, parts: &mut [Part<'_>]) -> Result<Flight, ModelError> {
+        let (flight, picture, latent) = launch(executor, parts, None, |executor, _, run| Ok(executor.begin(run)?))?;
+        Ok(Flight { flight, picture, latent })
+    }
+
+    /// Takes what a run made, with the same parts in the same order.
+    pub fn end(executor: &mut dyn Executor, flight: Flight, parts: &mut [Part<'_>]) -> Result<(), ModelError> {
+        let mut outputs = Vec::with_capacity(2 * parts.len());
+        for part in parts {
+            outputs.push((flight.picture, part.picture.again().output()));
+            outputs.push((flight.latent, Output::F32(&mut part.stream.latent)));
+        }
+        Ok(executor.end(flight.flight, &mut outputs)?)
     }
 
     /// Passes a given latent [N, Z] with its keys: the stream goes on after it. `noise` [N, Z] is mixed into the frame
@@ -513,6 +504,47 @@ impl Stream {
     pub fn close(self, executor: &mut dyn Executor) {
         executor.destroy_state(self.state);
     }
+}
+
+/// Gives `go` the run of the parts' next frames. Returns its answer, and the tensors of picture and latent.
+fn launch<R>(
+    executor: &mut dyn Executor,
+    parts: &mut [Part<'_>],
+    profile: Option<&mut Profile>,
+    go: impl FnOnce(&mut dyn Executor, &Recorded, Run<'_>) -> Result<R, ModelError>,
+) -> Result<(R, Tensor, Tensor), ModelError> {
+    let plans = parts[0].stream.plans.clone();
+    let config = plans.model.config();
+    let first = parts[0].stream.position == 0;
+    let videos: Vec<_> = parts.iter_mut().map(|part| part.stream.video_frame()).collect();
+    let place = videos[0].0;
+    let Ready { plan, id } = match SEATS.iter().position(|&seats| parts.len() <= seats) {
+        _ if parts.len() == 1 => plans.tick(executor, first, place)?,
+        index => plans.batch(executor, index.unwrap_or(SEATS.len() - 1), place)?,
+    };
+    let mut conditions = Vec::new();
+    if first {
+        let z = config.msdit.latent_channels;
+        // There is no frame before.
+        parts[0].stream.tokens.chunks_mut(2 * z).for_each(|row| row[z..].fill(0.0));
+        conditions = plans::tick_conditions(config, plans.tokens, plans.first_steps, true);
+    }
+    let frames: Vec<_> = parts.iter().map(|part| part.stream.frame(&plans, part.keys)).collect();
+    let states: Vec<StateId> = parts.iter().map(|part| part.stream.state).collect();
+    let params: Vec<u32> = parts.iter().flat_map(|part| part.stream.params()).collect();
+    let mut given = Vec::new();
+    let mut outputs = Vec::new();
+    for (part, (frame, (_, video))) in parts.iter_mut().zip(frames.iter().zip(&videos)) {
+        let Stream { tokens, latent, .. } = &mut *part.stream;
+        given.extend(inputs(&plan.inputs, tokens, frame, (&conditions, video)));
+        outputs.push((plan.picture, part.picture.again().output()));
+        outputs.push((plan.latent, Output::F32(latent)));
+    }
+    let (inputs, params, outputs) = (&given[..], &params[..], &mut outputs[..]);
+    let run = Run { plan: *id, states: &states, inputs, params, outputs, profile };
+    let answer = go(executor, &plan.recorded, run)?;
+    parts.iter_mut().for_each(|part| part.stream.advance(part.keys));
+    Ok((answer, plan.picture, plan.latent))
 }
 
 /// The values of a frame's inputs.

@@ -429,7 +429,9 @@ pub struct WorkerStats {
     pub tick_ms_p50: f64,
     pub tick_ms_p95: f64,
     pub busy: f64,
+    /// Device memory of the sessions, and of everything: weights, sessions and work in between.
     pub state_bytes: u64,
+    pub device_bytes: u64,
     pub frames_total: u64,
     /// Frames of interactive sessions that were due in the last second, and those of them that were left out.
     pub deadlines: u64,

@@ -7,6 +7,7 @@ use ash::vk;
 
 use super::VkError;
 use super::device::Device;
+use super::lanes::Point;
 use super::memory::Buffer;
 use super::pipeline::Pipeline;
 
@@ -44,12 +45,19 @@ struct Recorded {
     buffers: Vec<Arc<Buffer>>,
     pipelines: Vec<Arc<Pipeline>>,
     name: String,
+    /// The end of its last submission.
+    submitted: Option<Point>,
     device: Device,
 }
 
 impl Drop for Recorded {
     fn drop(&mut self) {
         let shared = &self.device.0;
+        if let Some(point) = self.submitted
+            && let Err(e) = shared.wait(point, &self.name)
+        {
+            log::warn!("vulkan: {e}");
+        }
         if shared.lost() {
             // The device may still read them; the buffers and pipelines stay by the same rule.
             return;
@@ -89,6 +97,7 @@ impl Recorder {
             buffers: Vec::new(),
             pipelines: Vec::new(),
             name: name.to_string(),
+            submitted: None,
             device: device.clone(),
         };
         let info = vk::CommandBufferAllocateInfo::default()
@@ -221,15 +230,32 @@ impl CommandBuffer {
     ///
     /// Errors: [`VkError::DeviceLost`] if it does not end; then every later use of the device fails alike.
     pub fn run(&mut self) -> Result<(), VkError> {
-        // SAFETY: needs an executable command buffer whose objects live until the end of the run, or for ever if it
-        // fails: `finish` ended it, `self` holds the objects, `&mut` keeps it from running twice at once, and `drop`
-        // leaks them if the device is lost.
-        unsafe { self.0.device.0.run(self.0.commands, &self.0.name) }
+        let point = self.submit(0)?;
+        self.0.device.0.wait(point, &self.0.name)
+    }
+
+    /// Submits the recording to a lane and returns where it ends. What the host wrote before is seen by it. If it is
+    /// on its way already, that is waited for.
+    ///
+    /// Errors: as for [`CommandBuffer::run`].
+    pub fn submit(&mut self, lane: usize) -> Result<Point, VkError> {
+        let shared = &self.0.device.0;
+        if let Some(point) = self.0.submitted {
+            shared.wait(point, &self.0.name)?;
+        }
+        let mut turn = shared.turn(&self.0.name)?;
+        // SAFETY: needs an executable command buffer that is not on its way, whose objects live until the end of the
+        // run, or for ever if it fails: `finish` ended it, it was waited for, `self` holds the objects, and `drop`
+        // waits, or leaks them if the device is lost.
+        let point = unsafe { shared.submit(&mut turn, self.0.commands, lane) }?;
+        self.0.buffers.iter().for_each(|buffer| buffer.uses.add(point));
+        self.0.submitted = Some(point);
+        Ok(point)
     }
 
     /// Times between successive timestamps of the last run. Empty if the device has no timestamps.
     ///
-    /// Errors: [`VkError::Failed`] before the first run.
+    /// Errors: [`VkError::Failed`] before the end of the first run.
     pub fn intervals(&self) -> Result<Vec<Duration>, VkError> {
         let Some(period) = self.0.device.limits().timestamp_ns.filter(|_| self.0.query_count > 0) else {
             return Ok(Vec::new());

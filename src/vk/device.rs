@@ -1,11 +1,10 @@
-//! A logical device: one compute queue, its timeline, its memory.
+//! A logical device: its compute queues, its memory.
 
 use std::ffi::CString;
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ash::{ext, khr, vk};
 use gpu_allocator::vulkan::{Allocator, AllocatorCreateDesc};
@@ -13,11 +12,8 @@ use gpu_allocator::{AllocationSizes, AllocatorDebugSettings};
 
 use super::VkError;
 use super::instance::{DeviceEntry, Instance};
+use super::lanes::{LANES_MAX, Lane, Turn};
 use super::matrix::{self, MatrixShape, WorkgroupFeatures};
-
-/// How long one submission may take. Software drivers compile their kernels at the first dispatch, which takes seconds
-/// for each of them; a hung GPU is reset by its driver long before.
-const RUN_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Memory is taken from the driver in blocks of this size; larger buffers get their own.
 const BLOCK_BYTES: u64 = 64 << 20;
@@ -65,18 +61,11 @@ pub struct Limits {
     pub host_alignment: u64,
 }
 
-/// Taken by whoever uses memory that host and device share. See the parent module.
-pub(super) struct Turn {
-    pub(super) queue: vk::Queue,
-    /// Value of the timeline when everything submitted is done.
-    pub(super) value: u64,
-}
-
 pub(super) struct DeviceShared {
     pub(super) raw: ash::Device,
     pub(super) allocator: ManuallyDrop<Mutex<Allocator>>,
-    pub(super) timeline: vk::Semaphore,
     pub(super) turn: Mutex<Turn>,
+    pub(super) lanes: usize,
     /// Set when a submission failed to end: see [`DeviceShared::lost`].
     lost: AtomicBool,
     debug: Option<ext::debug_utils::Device>,
@@ -103,10 +92,12 @@ impl fmt::Debug for Device {
 }
 
 impl Device {
-    /// Opens physical device `index` of the instance with every optional feature that it has.
+    /// Opens physical device `index` of the instance with every optional feature that it has, and with `lanes` queues,
+    /// from 1 to [`LANES_MAX`]; where there are fewer, lanes share one.
     ///
     /// Errors: [`VkError::NoDevice`]; [`VkError::Unsupported`] naming what Vulkan 1.3 feature is missing.
-    pub fn open(instance: &Instance, index: usize) -> Result<Device, VkError> {
+    pub fn open(instance: &Instance, index: usize, lanes: usize) -> Result<Device, VkError> {
+        assert!((1..=LANES_MAX).contains(&lanes), "{lanes} lanes");
         let all = instance.physical_devices()?;
         let physical = *all.get(index).ok_or(VkError::NoDevice { index, count: all.len() })?;
         let entry = instance.devices()?.swap_remove(index);
@@ -117,13 +108,13 @@ impl Device {
         if properties.api_version < vk::API_VERSION_1_3 {
             return Err(unsupported("Vulkan 1.3"));
         }
-        let (family, timestamp_bits) =
-            compute_family(instance, physical).ok_or_else(|| unsupported("a compute queue"))?;
-        let (raw, features) = create(instance, physical, family).map_err(|e| match e {
+        let family = compute_family(instance, physical).ok_or_else(|| unsupported("a compute queue"))?;
+        let queues = family.queues.min(lanes as u32);
+        let (raw, features) = create(instance, physical, (family.index, queues)).map_err(|e| match e {
             CreateError::Missing(what) => unsupported(what),
             CreateError::Call(e) => e,
         })?;
-        let mut limits = limits(instance, physical, &properties, timestamp_bits);
+        let mut limits = limits(instance, physical, &properties, family.timestamp_bits);
         if features.cooperative_matrix {
             limits.matrix = matrix::shape(instance, physical);
         }
@@ -133,10 +124,10 @@ impl Device {
         if features.host_memory {
             limits.host_alignment = host_alignment(instance, physical);
         }
-        let timeline = match create_timeline(&raw) {
-            Ok(timeline) => timeline,
+        let turn = match create_lanes(&raw, (family.index, queues), lanes) {
+            Ok(lanes) => Turn { lanes },
             Err(e) => {
-                // SAFETY: needs that no child is left; none was created.
+                // SAFETY: needs that no child is left; none was created, or it is destroyed again.
                 unsafe { raw.destroy_device(None) };
                 return Err(e);
             }
@@ -144,26 +135,23 @@ impl Device {
         let allocator = match create_allocator(instance, physical, &raw) {
             Ok(allocator) => allocator,
             Err(e) => {
-                // SAFETY: needs an idle semaphore of this device; nothing was submitted.
-                unsafe { raw.destroy_semaphore(timeline, None) };
-                // SAFETY: needs that no child is left; the semaphore was the only one.
+                destroy_lanes(&raw, &turn.lanes);
+                // SAFETY: needs that no child is left; the semaphores were the only ones.
                 unsafe { raw.destroy_device(None) };
                 return Err(e);
             }
         };
-        // SAFETY: needs a family and an index that the device was created with: `family` and one queue.
-        let queue = unsafe { raw.get_device_queue(family, 0) };
         let debug = instance.shared.debug.then(|| ext::debug_utils::Device::new(api, &raw));
         let external = features.host_memory.then(|| ext::external_memory_host::Device::new(api, &raw));
         Ok(Device(Arc::new(DeviceShared {
             raw,
             allocator: ManuallyDrop::new(Mutex::new(allocator)),
-            timeline,
-            turn: Mutex::new(Turn { queue, value: 0 }),
+            turn: Mutex::new(turn),
+            lanes,
             lost: AtomicBool::new(false),
             debug,
             external,
-            family,
+            family: family.index,
             properties,
             // SAFETY: needs a device of this instance, which `physical` is.
             memory: unsafe { api.get_physical_device_memory_properties(physical) },
@@ -207,51 +195,20 @@ impl Device {
 }
 
 impl DeviceShared {
-    /// Takes the turn. Errors: [`VkError::DeviceLost`] for ever after a submission did not end.
-    pub(super) fn turn(&self, what: &str) -> Result<MutexGuard<'_, Turn>, VkError> {
-        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.lost() { Err(VkError::DeviceLost { what: what.to_string() }) } else { Ok(turn) }
-    }
-
     /// True after a submission did not end: the device may still use its objects, so that they must not be destroyed.
     pub(super) fn lost(&self) -> bool {
         self.lost.load(Ordering::Acquire)
     }
 
-    /// Submits a recording and waits for its end.
-    ///
-    /// # Safety
-    /// `commands` is an executable command buffer of this device, and all that it uses lives until this returns without
-    /// an error; after an error, for ever.
-    pub(super) unsafe fn run(&self, commands: vk::CommandBuffer, name: &str) -> Result<(), VkError> {
-        let mut turn = self.turn(name)?;
-        let value = turn.value + 1;
-        let commands = [vk::CommandBufferSubmitInfo::default().command_buffer(commands)];
-        let signals = [vk::SemaphoreSubmitInfo::default()
-            .semaphore(self.timeline)
-            .value(value)
-            .stage_mask(vk::PipelineStageFlags2::ALL_COMMANDS)];
-        let submit = [vk::SubmitInfo2::default().command_buffer_infos(&commands).signal_semaphore_infos(&signals)];
-        // SAFETY: needs exclusive use of the queue, which the turn gives, an executable command buffer that is not
-        // pending (the caller's promise; it is waited for below), and a value above the semaphore's (it only counts
-        // up).
-        unsafe { self.raw.queue_submit2(turn.queue, &submit, vk::Fence::null()) }
-            .map_err(|e| self.failed("vkQueueSubmit2", e))?;
-        turn.value = value;
-        let (semaphores, values) = ([self.timeline], [value]);
-        let wait = vk::SemaphoreWaitInfo::default().semaphores(&semaphores).values(&values);
-        // SAFETY: needs live timeline semaphores of this device; `timeline` lives as long as `self`.
-        let done = unsafe { self.raw.wait_semaphores(&wait, RUN_TIMEOUT.as_nanos() as u64) };
-        done.map_err(|e| {
-            self.lost.store(true, Ordering::Release);
-            VkError::DeviceLost { what: format!("{name} ({e})") }
-        })
+    /// From now on the device counts as lost.
+    pub(super) fn lose(&self) {
+        self.lost.store(true, Ordering::Release);
     }
 
     /// The error of a call; remembers a lost device.
     pub(super) fn failed(&self, call: &'static str, result: vk::Result) -> VkError {
         if result == vk::Result::ERROR_DEVICE_LOST {
-            self.lost.store(true, Ordering::Release);
+            self.lose();
         }
         VkError::from_call(call, result)
     }
@@ -276,21 +233,28 @@ impl Drop for DeviceShared {
         }
         // SAFETY: needs that no one uses the allocator afterwards; this is `drop`, and buffers hold an `Arc` of `self`.
         unsafe { ManuallyDrop::drop(&mut self.allocator) };
-        // SAFETY: needs an idle semaphore: every submission was waited for, or the device would be lost.
-        unsafe { self.raw.destroy_semaphore(self.timeline, None) };
+        // Every recording waits for its submission before it is gone, and held the device until then.
+        destroy_lanes(&self.raw, &self.turn.get_mut().unwrap_or_else(PoisonError::into_inner).lanes);
         // SAFETY: needs that every child is gone: each holds an `Arc` of `self`, and the rest was destroyed above.
         unsafe { self.raw.destroy_device(None) };
     }
 }
 
-/// The queue family for compute with its timestamp bits; one without graphics if there is one, since such a queue does
-/// not share its time with a display.
-fn compute_family(instance: &Instance, physical: vk::PhysicalDevice) -> Option<(u32, u32)> {
+/// A family of queues.
+struct Family {
+    index: u32,
+    queues: u32,
+    timestamp_bits: u32,
+}
+
+/// The queue family for compute; one without graphics if there is one, since such a queue does not share its time with
+/// a display.
+fn compute_family(instance: &Instance, physical: vk::PhysicalDevice) -> Option<Family> {
     // SAFETY: needs a device of this instance, which `physical` is.
     let families = unsafe { instance.shared.raw.get_physical_device_queue_family_properties(physical) };
     let compute = families.iter().enumerate().filter(|(_, f)| f.queue_flags.contains(vk::QueueFlags::COMPUTE));
     let best = compute.min_by_key(|(_, f)| f.queue_flags.contains(vk::QueueFlags::GRAPHICS));
-    best.map(|(i, f)| (i as u32, f.timestamp_valid_bits))
+    best.map(|(i, f)| Family { index: i as u32, queues: f.queue_count, timestamp_bits: f.timestamp_valid_bits })
 }
 
 enum CreateError {
@@ -298,11 +262,11 @@ enum CreateError {
     Call(VkError),
 }
 
-/// Creates the device with one queue and what it has of the features.
+/// Creates the device with so many queues of a family, and what it has of the features.
 fn create(
     instance: &Instance,
     physical: vk::PhysicalDevice,
-    family: u32,
+    (family, queues): (u32, u32),
 ) -> Result<(ash::Device, Features), CreateError> {
     let api = &instance.shared.raw;
     // SAFETY: needs a device of this instance, which `physical` is.
@@ -381,7 +345,8 @@ fn create(
     if features.host_memory {
         names.push(ext::external_memory_host::NAME.as_ptr());
     }
-    let queues = [vk::DeviceQueueCreateInfo::default().queue_family_index(family).queue_priorities(&[1.0])];
+    let priorities = vec![1.0; queues as usize];
+    let queues = [vk::DeviceQueueCreateInfo::default().queue_family_index(family).queue_priorities(&priorities)];
     let info = vk::DeviceCreateInfo::default()
         .queue_create_infos(&queues)
         .enabled_extension_names(&names)
@@ -436,11 +401,34 @@ fn host_alignment(instance: &Instance, physical: vk::PhysicalDevice) -> u64 {
     host.min_imported_host_pointer_alignment.max(1)
 }
 
-fn create_timeline(raw: &ash::Device) -> Result<vk::Semaphore, VkError> {
-    let mut kind = vk::SemaphoreTypeCreateInfo::default().semaphore_type(vk::SemaphoreType::TIMELINE).initial_value(0);
-    let info = vk::SemaphoreCreateInfo::default().push_next(&mut kind);
-    // SAFETY: needs the timeline feature, which the device was created with.
-    unsafe { raw.create_semaphore(&info, None) }.map_err(|e| VkError::from_call("vkCreateSemaphore", e))
+/// A queue and a timeline for each lane.
+fn create_lanes(raw: &ash::Device, (family, queues): (u32, u32), count: usize) -> Result<Vec<Lane>, VkError> {
+    let mut lanes = Vec::with_capacity(count);
+    for lane in 0..count as u32 {
+        let mut kind =
+            vk::SemaphoreTypeCreateInfo::default().semaphore_type(vk::SemaphoreType::TIMELINE).initial_value(0);
+        let info = vk::SemaphoreCreateInfo::default().push_next(&mut kind);
+        // SAFETY: needs the timeline feature, which the device was created with.
+        let timeline = match unsafe { raw.create_semaphore(&info, None) } {
+            Ok(timeline) => timeline,
+            Err(e) => {
+                destroy_lanes(raw, &lanes);
+                return Err(VkError::from_call("vkCreateSemaphore", e));
+            }
+        };
+        // SAFETY: needs a family and an index that the device was created with.
+        let queue = unsafe { raw.get_device_queue(family, lane % queues) };
+        lanes.push(Lane { queue, timeline, submitted: 0, seen: 0 });
+    }
+    Ok(lanes)
+}
+
+/// The timelines must be idle.
+fn destroy_lanes(raw: &ash::Device, lanes: &[Lane]) {
+    for lane in lanes {
+        // SAFETY: needs an idle semaphore of this device: the caller's promise.
+        unsafe { raw.destroy_semaphore(lane.timeline, None) };
+    }
 }
 
 fn create_allocator(

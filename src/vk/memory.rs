@@ -9,6 +9,7 @@ use gpu_allocator::{AllocationError, MemoryLocation};
 
 use super::VkError;
 use super::device::Device;
+use super::lanes::Uses;
 
 /// Where a buffer lives and which way data goes through it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub struct Buffer {
     allocation: Allocation,
     address: u64,
     bytes: u64,
+    /// Submissions that use it.
+    pub(super) uses: Uses,
     name: String,
     device: Device,
 }
@@ -34,6 +37,13 @@ pub struct Buffer {
 impl fmt::Debug for Buffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Buffer({}, {} bytes at {:#x})", self.name, self.bytes, self.address)
+    }
+}
+
+impl Device {
+    /// Bytes that were taken from the driver for buffers.
+    pub fn taken_bytes(&self) -> u64 {
+        self.0.allocator.lock().unwrap_or_else(PoisonError::into_inner).capacity()
     }
 }
 
@@ -65,6 +75,7 @@ impl Buffer {
             allocation: Allocation::default(),
             address: 0,
             bytes,
+            uses: Uses::default(),
             name: name.to_string(),
             device: device.clone(),
         };
@@ -122,18 +133,18 @@ impl Buffer {
         &self.device
     }
 
-    /// Gives `access` the bytes of a mapped buffer, while the device is not at work.
+    /// Gives `access` the bytes of a mapped buffer, when no submission that uses it is on its way.
     ///
     /// Errors: [`VkError::DeviceLost`].
     ///
     /// # Panics
     /// If the buffer's place is the device.
     pub fn map<R>(&self, access: impl FnOnce(&mut [u8]) -> R) -> Result<R, VkError> {
-        let turn = self.device.0.turn(&self.name)?;
+        let turn = self.device.0.turn_after(&self.uses, &self.name)?;
         let start = self.allocation.mapped_ptr().expect("only buffers for upload and download are mapped").cast::<u8>();
         // SAFETY: needs `bytes` bytes of live memory that nobody else touches. The allocation has at least the buffer's
-        // size and lives as long as `self`; the device is idle and stays so while `turn` is held (`DeviceShared::run`
-        // needs it), and another `map` of this buffer would need it too.
+        // size and lives as long as `self`; every submission that uses the buffer is over, none can come while `turn`
+        // is held (`DeviceShared::submit` needs it), and another `map` of this buffer would need it too.
         let bytes = unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), self.bytes as usize) };
         let result = access(bytes);
         drop(turn);

@@ -5,9 +5,11 @@
 //! foresee (no driver, no memory, a lost device) and asserts what would be a bug above it. A kernel that follows a
 //! wrong address can write anywhere on the device; no check here could tell, so there is none that pretends to.
 //!
-//! **Who owns the memory.** Host and device take turns: [`CommandBuffer::run`] holds the device's turn from the
-//! submission until the timeline semaphore says that it is done, and [`Buffer::map`] takes the same turn. A recording
-//! holds the buffers and pipelines that it uses, so nothing that the device works on can be freed.
+//! **Who owns the memory.** Host and device take turns at each buffer: a submission notes in the buffers of its
+//! recording where it ends on its lane's timeline, [`Buffer::map`] waits for the last of them, and while it lasts
+//! nothing is submitted. A recording holds the buffers and pipelines that it uses and waits for its submission before
+//! it goes, so nothing that the device works on can be freed. What kernels reach through a table of addresses is held
+//! by nobody here: whoever writes such a table waits ([`Device::idle`]) before the memory goes.
 //!
 //! **Drop order.** Everything holds the [`Device`], which holds the [`Instance`], which holds the loaded library; each
 //! drops what it made before what it was made from. After a wait that timed out the device may still be working:
@@ -22,6 +24,7 @@ mod command;
 mod device;
 mod import;
 mod instance;
+mod lanes;
 mod matrix;
 mod memory;
 mod pipeline;
@@ -34,6 +37,7 @@ pub use command::{CommandBuffer, Recorder, Stage};
 pub use device::{Device, Features, Limits};
 pub use import::Imported;
 pub use instance::{DeviceEntry, Instance, PhysicalKind, Validation, devices};
+pub use lanes::{LANES_MAX, Point};
 pub use matrix::MatrixShape;
 pub use memory::{Buffer, Place};
 pub use pipeline::{Module, PUSH_BYTES_MAX, Pipeline};

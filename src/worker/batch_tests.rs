@@ -74,13 +74,20 @@ fn an_error_of_the_device_in_a_shared_run_ends_the_worker_and_one_of_a_session_e
 fn who_does_not_fit_is_refused_and_told_why() {
     // A frame is 2000 operations, so a session needs 50 000 a second: a fifth.
     let mut bench = bench(4, Some(250_000.0));
-    (1..=4).for_each(|id| drop(bench.open(seeded(id), None, None)));
+    let refused = |bench: &mut Bench, request: OpenSession| {
+        let control = ControlWriter::create().expect("memory for a page").0;
+        let (session, fds) = (request.session, vec![control.read_only_fd().expect("a descriptor")]);
+        bench.handle(ToWorker::Open(Box::new(request)), fds).expect("the device is well");
+        let (code, message) = bench.api.failure(session).expect("it is full");
+        assert_eq!(code, "worker_full");
+        message
+    };
+    (1..=3).for_each(|id| drop(bench.open(seeded(id), None, None)));
+    let message = refused(&mut bench, OpenSession { width: 128, height: 128, ..seeded(7) });
+    assert!(message.ends_with("64 x 64 pixels would fit"), "{message}");
+    drop(bench.open(seeded(4), None, None));
     assert_eq!(bench.sessions.len(), 4);
-    let control = ControlWriter::create().expect("memory for a page").0;
-    let fds = vec![control.read_only_fd().expect("a descriptor")];
-    bench.handle(ToWorker::Open(Box::new(seeded(5))), fds).expect("the device is well");
-    let (code, message) = bench.api.failure(5).expect("it is full");
-    assert_eq!(code, "worker_full");
+    let message = refused(&mut bench, seeded(5));
     assert!(message.contains("20 % of the device, 80 % of 90 % are in use"), "{message}");
     // Stored generations take what is left.
     let viewer = bench.open(request(6, Some(2)), None, None);

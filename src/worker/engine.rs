@@ -1,6 +1,7 @@
 //! What the worker's book-keeping needs from a model: a seam, so that it can be tested without one.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::proto::api::Vocabulary;
 use crate::proto::keys::Keys;
@@ -78,6 +79,8 @@ pub type SharedNumber = usize;
 /// A model on a device, with one state a session. Used from one thread.
 pub trait Engine {
     type Session;
+    /// A run that was begun and did not end.
+    type Flight: Copy;
 
     /// A new session at its first frame.
     fn open(&mut self, request: &OpenSession) -> Result<Self::Session, Fault>;
@@ -116,8 +119,29 @@ pub trait Engine {
         false
     }
 
-    /// Makes the next frame of each of several sessions; each is as it would be alone.
-    fn tick_batch(&mut self, parts: Vec<Part<'_, Self::Session>>) -> Result<(), Fault>;
+    /// How many runs may be on their way at once.
+    fn lanes(&self) -> usize {
+        1
+    }
+
+    /// How many of `count` sessions that go together make the next run.
+    fn run_max(&self, count: usize) -> usize {
+        count.min(self.batch_max())
+    }
+
+    /// Begins the next frames of several sessions that go together; each is as it would be alone. An engine with one
+    /// lane makes them here.
+    fn begin(&mut self, parts: Vec<Part<'_, Self::Session>>) -> Result<Self::Flight, Fault>;
+
+    /// Waits until one of the runs has landed, or for `time`. Returns the place of one that has.
+    fn landed(&mut self, flights: &[Self::Flight], _time: Duration) -> Result<Option<usize>, Fault> {
+        Ok((!flights.is_empty()).then_some(0))
+    }
+
+    /// Takes the frames of a run that has landed: the same parts in the same order.
+    fn end(&mut self, _: Self::Flight, _parts: Vec<Part<'_, Self::Session>>) -> Result<(), Fault> {
+        Ok(())
+    }
 
     /// Lets frames go straight into a memory object. `None`: the engine cannot, and somebody copies them.
     fn share(&mut self, _: &Arc<SharedMemory>) -> Option<SharedNumber> {
@@ -135,6 +159,11 @@ pub trait Engine {
 
     /// The newest frame's latent; always of the same length for a session.
     fn latent<'a>(&self, session: &'a Self::Session) -> &'a [f32];
+
+    /// Device memory of everything, in bytes; 0 if it is not known.
+    fn taken_bytes(&self) -> u64 {
+        0
+    }
 
     /// Device memory of the session that a request opens.
     fn state_bytes(&self, request: &OpenSession) -> u64;

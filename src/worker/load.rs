@@ -1,9 +1,10 @@
 //! How much a device can do, who is let in, and what is given up when it is too much: policy only.
 //!
 //! Work is counted in floating-point operations, which a plan knows before it has run. The rate is measured when the
-//! worker starts and corrected by every run of a busy device. Degradation has a stated order, for all interactive
-//! sessions alike: first fewer denoising steps, then half the rate. The size of a running session never changes, as its
-//! ring has it: whoever asks for a size that does not fit any more is refused, and told by how much.
+//! worker starts and corrected by what a busy device did, a window at a time. Degradation has a stated order, for all
+//! interactive sessions alike: first fewer denoising steps, then half the rate. The size of a running session never
+//! changes, as its ring has it: whoever asks for a size that does not fit any more is refused, and told by how much and
+//! what would fit.
 //!
 //! Times are durations since any fixed moment, the same for all calls.
 
@@ -15,10 +16,12 @@ pub const CAPACITY: f64 = 0.9;
 const COMFORT: f64 = 0.75;
 /// Share of missed deadlines in a window beyond which something is given up.
 const MISSED_MAX: f64 = 0.02;
+/// So many windows like that in a row: one alone may be the opening of a session.
+const LATE_WINDOWS: u32 = 2;
 /// A level is kept for this long at least: what a session was opened with anew should pay.
 const HOLD: Duration = Duration::from_secs(5);
-/// Weight of the newest run in the measured rate.
-const NEWEST: f64 = 0.05;
+/// Weight of the newest window in the measured rate.
+const NEWEST: f64 = 0.25;
 
 /// What all interactive sessions have given up, in the order in which it goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -85,12 +88,14 @@ pub struct Load {
     rate: f64,
     level: Level,
     changed: Duration,
+    /// Windows in a row with too many missed deadlines.
+    late: u32,
 }
 
 impl Load {
     /// `rate`: as measured at the start, in operations a second.
     pub fn new(rate: f64) -> Load {
-        Load { rate: rate.max(1.0), level: Level::Full, changed: Duration::ZERO }
+        Load { rate: rate.max(1.0), level: Level::Full, changed: Duration::ZERO, late: 0 }
     }
 
     pub fn level(&self) -> Level {
@@ -102,8 +107,8 @@ impl Load {
         demand / self.rate
     }
 
-    /// A run of `work` operations took `time`. Runs of an idle device are not told: a small batch says little about
-    /// what a large one would do.
+    /// Runs of `work` operations took `time`, those that overlapped together. Those of an idle device are not told: a
+    /// small batch says little about what a large one would do.
     pub fn measured(&mut self, work: f64, time: Duration) {
         let seconds = time.as_secs_f64();
         if work > 0.0 && seconds > 0.0 {
@@ -133,12 +138,14 @@ impl Load {
     /// Looks at a window in which `missed` of `due` deadlines were missed. Returns the level from now on if it is
     /// another one.
     pub fn review(&mut self, now: Duration, (missed, due): (u64, u64), demand: Demand) -> Option<Level> {
+        let late = due > 0 && missed as f64 > MISSED_MAX * due as f64;
+        self.late = if late { self.late + 1 } else { 0 };
         if now.saturating_sub(self.changed) < HOLD && self.changed > Duration::ZERO {
             return None;
         }
-        let late = due > 0 && missed as f64 > MISSED_MAX * due as f64;
         let better = self.level.better();
         let next = match late {
+            true if self.late < LATE_WINDOWS => self.level,
             true => self.level.worse(),
             false if self.share(demand.at(better)) <= COMFORT => better,
             false => self.level,
@@ -146,7 +153,7 @@ impl Load {
         if next == self.level {
             return None;
         }
-        (self.level, self.changed) = (next, now);
+        (self.level, self.changed, self.late) = (next, now, 0);
         Some(next)
     }
 }
@@ -183,6 +190,9 @@ mod tests {
         let mut levels = Vec::new();
         for (missed, sessions) in [(30, 20.0), (30, 20.0), (30, 20.0), (0, 11.0), (0, 7.0), (0, 7.0)] {
             now += HOLD;
+            if missed > 0 {
+                load.review(now - SECOND, (missed, 100), demand(sessions));
+            }
             levels.push(load.review(now, (missed, 100), demand(sessions)));
         }
         let expected = [Some(Level::Steps), Some(Level::Rate), None, Some(Level::Steps), Some(Level::Full), None];
@@ -193,6 +203,9 @@ mod tests {
     #[test]
     fn a_level_is_held_for_a_while() {
         let mut load = Load::new(100.0);
+        assert_eq!(load.review(SECOND, (50, 100), demand(20.0)), None, "one window may be an accident");
+        assert_eq!(load.review(SECOND, (0, 100), demand(20.0)), None);
+        assert_eq!(load.review(SECOND, (50, 100), demand(20.0)), None);
         assert_eq!(load.review(SECOND, (50, 100), demand(20.0)), Some(Level::Steps));
         assert_eq!(load.review(2 * SECOND, (50, 100), demand(20.0)), None);
         assert_eq!(load.review(2 * SECOND, (0, 100), demand(1.0)), None);

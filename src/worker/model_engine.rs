@@ -1,6 +1,7 @@
 //! The model as the worker's engine: requests in the model's terms, its errors as faults.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::engine::{Engine, Fault, Part, Picture, SharedNumber, chain};
 use crate::compute::{ComputeError, SharedId};
@@ -47,8 +48,20 @@ fn spec(request: &OpenSession) -> SessionSpec {
     }
 }
 
+fn turns(parts: Vec<Part<'_, Session>>) -> Vec<model::Turn<'_>> {
+    let turn = |Part { session, keys, picture }| {
+        let picture = match picture {
+            Picture::Bytes(bytes) => model::Picture::Bytes(bytes),
+            Picture::Shared(number, offset) => model::Picture::Shared(SharedId::from_index(number), offset),
+        };
+        model::Turn { session, keys, picture }
+    };
+    parts.into_iter().map(turn).collect()
+}
+
 impl Engine for model::Engine {
     type Session = Session;
+    type Flight = model::Flight;
 
     fn open(&mut self, request: &OpenSession) -> Result<Session, Fault> {
         Ok(self.open(&spec(request))?)
@@ -105,15 +118,24 @@ impl Engine for model::Engine {
         self.go_together(a, b)
     }
 
-    fn tick_batch(&mut self, parts: Vec<Part<'_, Session>>) -> Result<(), Fault> {
-        let turn = |Part { session, keys, picture }| {
-            let picture = match picture {
-                Picture::Bytes(bytes) => model::Picture::Bytes(bytes),
-                Picture::Shared(number, offset) => model::Picture::Shared(SharedId::from_index(number), offset),
-            };
-            model::Turn { session, keys, picture }
-        };
-        Ok(self.tick_batch(parts.into_iter().map(turn).collect(), None)?)
+    fn lanes(&self) -> usize {
+        self.lanes()
+    }
+
+    fn run_max(&self, count: usize) -> usize {
+        self.next_run(count)
+    }
+
+    fn begin(&mut self, parts: Vec<Part<'_, Session>>) -> Result<model::Flight, Fault> {
+        Ok(self.begin(turns(parts))?)
+    }
+
+    fn landed(&mut self, flights: &[model::Flight], time: Duration) -> Result<Option<usize>, Fault> {
+        Ok(self.landed(flights, time)?)
+    }
+
+    fn end(&mut self, flight: model::Flight, parts: Vec<Part<'_, Session>>) -> Result<(), Fault> {
+        Ok(self.end(flight, turns(parts))?)
     }
 
     fn flops(&mut self, (width, height): (u32, u32), steps: u32) -> f64 {
@@ -122,6 +144,10 @@ impl Engine for model::Engine {
 
     fn latent<'a>(&self, session: &'a Session) -> &'a [f32] {
         self.last_latent(session)
+    }
+
+    fn taken_bytes(&self) -> u64 {
+        self.taken_bytes()
     }
 
     fn state_bytes(&self, request: &OpenSession) -> u64 {

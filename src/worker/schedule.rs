@@ -5,7 +5,8 @@
 //! - Among real-time sessions the earliest deadline goes first, so under overload each gets its turn.
 //! - Deadlines of sessions of one rate lie in [`PHASES`] groups, evenly over the period and evenly filled: those of a
 //!   group share a run, and nobody waits for all the others. Whoever else is due shares it as well.
-//! - A new control may trigger the next tick up to half a period early. It uses up that period's deadline.
+//! - A new control may trigger the next tick up to three quarters of a period early, if the device has nothing else to
+//!   do. It uses up that period's deadline.
 //! - Stored generations share what is left, round robin by frames, and only start a tick that is expected to end before
 //!   the next deadline. So that an overloaded device finishes them at all, one tick goes to them each
 //!   [`STORED_WAIT_MAX`] in any case.
@@ -66,13 +67,15 @@ struct Entry {
     /// The group of its deadlines, and when it was on the grid first; the first frame comes as soon as it can.
     phase: u32,
     settled: bool,
+    /// Its tick is on its way.
+    away: bool,
 }
 
 impl Entry {
     /// From when on a new control may trigger the tick; `None` for a stored generation.
     fn early(&self) -> Option<Duration> {
         match self.pace {
-            Pace::RealTime { period } => Some(self.deadline.saturating_sub(period / 2)),
+            Pace::RealTime { period } => Some(self.deadline.saturating_sub(period * 3 / 4)),
             Pace::Stored => None,
         }
     }
@@ -123,7 +126,7 @@ impl Schedule {
         };
         // New sessions line up behind those that had their turn, so opening many cannot hold others back.
         let (turn, cost) = (self.turns, Duration::ZERO);
-        self.entries.push(Entry { session, pace, deadline: now, turn, cost, phase, settled: false });
+        self.entries.push(Entry { session, pace, deadline: now, turn, cost, phase, settled: false, away: false });
     }
 
     /// The group of a new session: the first one of those with the fewest.
@@ -163,7 +166,7 @@ impl Schedule {
             }
             _ => false,
         };
-        run.extend(self.entries.iter().filter(|e| e.session != lead && ready(e)).map(|e| e.session));
+        run.extend(self.entries.iter().filter(|e| e.session != lead && !e.away && ready(e)).map(|e| e.session));
         let urgency =
             |session: &SessionNumber| self.entries.iter().find(|e| e.session == *session).map(|e| (e.deadline, e.turn));
         run.retain(|session| together(*session));
@@ -182,7 +185,7 @@ impl Schedule {
         self.draining = true;
     }
 
-    /// Whose turn it is at `now`.
+    /// Whose turn it is at `now`, among those that are not on their way.
     pub fn next(&mut self, now: Duration, watch: &impl Watch) -> Next {
         if self.draining {
             return Next::Done;
@@ -197,12 +200,14 @@ impl Schedule {
             (Some((session, _)), Some(since)) if now >= since + STORED_WAIT_MAX => return Next::Tick(session),
             _ => {}
         }
-        let real_time = || self.entries.iter().filter(|e| !e.is_stored());
+        let real_time = || self.entries.iter().filter(|e| !e.is_stored() && !e.away);
         let urgency = |e: &&Entry| (e.deadline, e.turn);
         if let Some(due) = real_time().filter(|e| e.deadline <= now).min_by_key(urgency) {
             return Next::Tick(due.session);
         }
-        let early = real_time().filter(|e| e.early().is_some_and(|t| t <= now) && watch.has_news(e.session));
+        // A frame before its time is for a device that has nothing else to do.
+        let idle = !self.entries.iter().any(|e| e.away);
+        let early = real_time().filter(|e| idle && e.early().is_some_and(|t| t <= now) && watch.has_news(e.session));
         if let Some(early) = early.min_by_key(urgency) {
             return Next::Tick(early.session);
         }
@@ -217,14 +222,14 @@ impl Schedule {
 
     /// The stored generation whose turn it is, with the expected time of its tick.
     fn stored_candidate(&self, watch: &impl Watch) -> Option<(SessionNumber, Duration)> {
-        let ready = self.entries.iter().filter(|e| e.is_stored() && watch.has_room(e.session));
+        let ready = self.entries.iter().filter(|e| e.is_stored() && !e.away && watch.has_room(e.session));
         ready.min_by_key(|e| (e.turn, e.session)).map(|e| (e.session, e.cost))
     }
 
     /// How long nothing can become possible; more than zero.
     fn wait(&self, now: Duration, stored_ready: bool) -> Duration {
         let mut until = Duration::MAX;
-        for e in &self.entries {
+        for e in self.entries.iter().filter(|e| !e.away) {
             let moment = match e.early() {
                 // A full ring or an open window for controls: look again soon.
                 None if !stored_ready => now + POLL,
@@ -237,33 +242,36 @@ impl Schedule {
         until.saturating_sub(now).max(Duration::from_micros(1))
     }
 
-    /// Notes that a session's tick ran from `start` to `end`. Returns how many deadlines were skipped.
-    pub fn ticked(&mut self, session: SessionNumber, start: Duration, end: Duration) -> u64 {
+    /// Notes that a session's tick began. Returns how many deadlines were skipped before it.
+    pub fn begun(&mut self, session: SessionNumber, start: Duration) -> u64 {
         self.turns += 1;
         let turn = self.turns;
         let (periods, origins) = (self.periods, &self.origins);
         let Some(e) = self.entries.iter_mut().find(|e| e.session == session) else { return 0 };
-        e.turn = turn;
-        let cost = end.saturating_sub(start);
+        (e.turn, e.away) = (turn, true);
+        let Pace::RealTime { period } = e.pace else {
+            self.stored_since = None;
+            return 0;
+        };
+        let step = period * periods;
+        let late = start.saturating_sub(e.deadline);
+        let skipped = (late.as_nanos() / step.as_nanos().max(1)) as u64;
+        // Nothing is missed before the first frame, which comes as soon as it can.
+        let missed = if e.settled { skipped } else { 0 };
+        let next = e.deadline + step.saturating_mul(u32::try_from(skipped + 1).unwrap_or(u32::MAX));
+        // The second frame comes half a period after the first at the earliest.
+        let origin = origins.iter().find(|(p, _)| *p == period && !e.settled).map(|(_, origin)| *origin);
+        e.deadline = origin.map_or(next, |origin| on_grid(origin, period, e.phase, next - step / 2));
+        e.settled = true;
+        missed
+    }
+
+    /// Notes that a session's tick is over, `took` after it began.
+    pub fn landed(&mut self, session: SessionNumber, took: Duration) {
+        let Some(e) = self.entries.iter_mut().find(|e| e.session == session) else { return };
+        e.away = false;
         // A quarter of the newest: one slow tick does not shut stored generations out.
-        e.cost = if e.cost.is_zero() { cost } else { (e.cost * 3 + cost) / 4 };
-        match e.pace {
-            Pace::Stored => {
-                self.stored_since = None;
-                0
-            }
-            Pace::RealTime { period } => {
-                let step = period * periods;
-                let late = start.saturating_sub(e.deadline);
-                let skipped = (late.as_nanos() / step.as_nanos().max(1)) as u64;
-                let next = e.deadline + step.saturating_mul(u32::try_from(skipped + 1).unwrap_or(u32::MAX));
-                // The second frame comes half a period after the first at the earliest.
-                let origin = origins.iter().find(|(p, _)| *p == period && !e.settled).map(|(_, origin)| *origin);
-                e.deadline = origin.map_or(next, |origin| on_grid(origin, period, e.phase, next - step / 2));
-                e.settled = true;
-                skipped
-            }
-        }
+        e.cost = if e.cost.is_zero() { took } else { (e.cost * 3 + took) / 4 };
     }
 }
 

@@ -23,6 +23,15 @@ impl Watch for Told {
     }
 }
 
+impl Schedule {
+    /// A tick from its beginning to its end. Returns how many deadlines were skipped before it.
+    fn ticked(&mut self, session: SessionNumber, start: Duration, end: Duration) -> u64 {
+        let skipped = self.begun(session, start);
+        self.landed(session, end - start);
+        skipped
+    }
+}
+
 fn real_time() -> Pace {
     Pace::RealTime { period: PERIOD }
 }
@@ -103,18 +112,40 @@ fn a_missed_deadline_is_skipped_and_the_grid_stays() {
 }
 
 #[test]
-fn a_new_control_ticks_up_to_half_a_period_early() {
+fn a_new_control_ticks_up_to_three_quarters_of_a_period_early() {
     let mut s = Schedule::new();
     s.open(1, real_time(), Duration::ZERO);
     s.ticked(1, Duration::ZERO, MS);
     let news = Told { news: [1].into(), ..Told::default() };
-    assert_eq!(s.next(19 * MS, &news), Next::Wait(MS), "the window opens at 20 ms");
-    assert_eq!(s.next(20 * MS, &Told::default()), Next::Wait(POLL), "without news it looks again soon");
+    assert_eq!(s.next(9 * MS, &news), Next::Wait(MS), "the window opens at 10 ms");
+    assert_eq!(s.next(10 * MS, &Told::default()), Next::Wait(POLL), "without news it looks again soon");
     assert_eq!(s.next(39 * MS, &Told::default()), Next::Wait(MS), "but not beyond the deadline");
-    assert_eq!(s.next(20 * MS, &news), Next::Tick(1));
-    s.ticked(1, 20 * MS, 21 * MS);
-    assert_eq!(s.next(40 * MS, &news), Next::Wait(20 * MS), "the early tick used up the deadline of 40 ms");
-    assert_eq!(s.next(60 * MS, &news), Next::Tick(1));
+    assert_eq!(s.next(10 * MS, &news), Next::Tick(1));
+    s.ticked(1, 10 * MS, 11 * MS);
+    assert_eq!(s.next(40 * MS, &news), Next::Wait(10 * MS), "the early tick used up the deadline of 40 ms");
+    assert_eq!(s.next(50 * MS, &news), Next::Tick(1));
+}
+
+#[test]
+fn whoever_is_on_its_way_has_no_turn_and_nobody_is_early_meanwhile() {
+    let mut s = Schedule::new();
+    for session in [1, 2] {
+        s.open(session, real_time(), Duration::ZERO);
+        s.ticked(session, Duration::ZERO, MS);
+    }
+    let news = Told { news: [2].into(), ..Told::default() };
+    assert_eq!(s.begun(1, 30 * MS), 0);
+    let Next::Wait(wait) = s.next(30 * MS, &news) else { panic!("session 2 is not due, and the device is at work") };
+    assert!(wait <= POLL, "the device may be done soon");
+    s.landed(1, 5 * MS);
+    assert_eq!(s.next(35 * MS, &news), Next::Tick(2));
+    assert_eq!(s.begun(2, 35 * MS), 0);
+    s.begun(1, 80 * MS);
+    let mut run = vec![9];
+    s.run(1, (80 * MS, 8), &news, |_| true, &mut run);
+    assert_eq!(run, [1], "session 2 is in another run");
+    s.landed(2, MS);
+    assert_eq!(s.next(90 * MS, &Told::default()), Next::Tick(2));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use super::WorkerError;
 use super::beat::Beat;
 use super::engine::{Engine, chain};
-use super::schedule::Next;
+use super::schedule::{Next, POLL};
 use super::sessions::{Outbox, Sessions};
 use crate::proto::link::{AboutWorker, FromWorker, SessionNumber, ToWorker, ToWorkerFromParent, build_id};
 use crate::sys::link::{Link, LinkError};
@@ -154,6 +154,11 @@ impl<E: Engine> Server<E> {
                     self.faults.strike()?;
                     self.sessions.tick(session, &now, &mut self.api)?;
                 }
+                // Messages wait as long as shared memory does at the most.
+                Next::Wait(time) if self.sessions.in_flight() => {
+                    let _busy = self.beat.busy();
+                    self.sessions.land(time.min(POLL), &now, &mut self.api)?;
+                }
                 Next::Wait(time) => self.wait(time)?,
                 Next::Idle => self.wait(Duration::MAX)?,
             }
@@ -176,33 +181,33 @@ impl<E: Engine> Server<E> {
             Event::Parent(Received::Message(message, fds)) => self.parent_said(message, fds),
             Event::Parent(Received::Closed) => {
                 log::info!("the parent is gone");
-                self.sessions.drain();
-                Ok(())
+                self.drain()
             }
             Event::Parent(Received::Broken(source)) => Err(WorkerError::Link { peer: "parent", source }),
             Event::Api(number, _) if number != self.api.number => Ok(()),
             Event::Api(_, Received::Message(message, fds)) => self.api_said(message, fds),
-            Event::Api(_, Received::Closed) => {
-                self.lose_api("it closed its link");
-                Ok(())
-            }
-            Event::Api(_, Received::Broken(e)) => {
-                self.lose_api(&chain(&e));
-                Ok(())
-            }
+            Event::Api(_, Received::Closed) => self.lose_api("it closed its link"),
+            Event::Api(_, Received::Broken(e)) => self.lose_api(&chain(&e)),
         }
     }
 
+    fn drain(&mut self) -> Result<(), WorkerError> {
+        let clock = self.clock;
+        Ok(self.sessions.drain(&|| clock.elapsed(), &mut self.api)?)
+    }
+
     /// Without their api sessions have no viewer: they stop, and what is needed to go on is kept for the next one.
-    fn lose_api(&mut self, why: &str) {
+    fn lose_api(&mut self, why: &str) -> Result<(), WorkerError> {
         if !self.sessions.is_empty() {
             log::warn!("{} sessions wait for the next api: this one is gone: {why}", self.sessions.len());
         }
         if let Some(link) = self.api.link.take() {
             link.close();
         }
-        let kept = self.sessions.keep_all();
+        let clock = self.clock;
+        let kept = self.sessions.keep_all(&|| clock.elapsed(), &mut self.api)?;
         self.kept.extend(kept);
+        Ok(())
     }
 
     fn parent_said(&mut self, message: ToWorkerFromParent, fds: Vec<OwnedFd>) -> Result<(), WorkerError> {
@@ -213,13 +218,12 @@ impl<E: Engine> Server<E> {
                     let found = format!("{found} descriptors");
                     return Err(WorkerError::Protocol { peer: "parent", found, expected: "one link" });
                 };
-                self.lose_api("the parent started another one");
+                self.lose_api("the parent started another one")?;
                 self.attach(Link::from_fd(fd))
             }
             ToWorkerFromParent::Drain => {
                 log::info!("draining: {} sessions leave a snapshot", self.sessions.len());
-                self.sessions.drain();
-                Ok(())
+                self.drain()
             }
             ToWorkerFromParent::Start { .. } => {
                 let found = "a second Start".to_string();

@@ -29,7 +29,6 @@ pub struct Instruction {
 /// Memory that all sessions of a worker share, so that a tick allocates nothing.
 #[derive(Debug, Default)]
 pub struct Scratch {
-    pub picture: Vec<u8>,
     pub snapshot: Vec<u8>,
     pub lead: Vec<u8>,
 }
@@ -67,9 +66,9 @@ pub struct Live<S> {
     next_steps: u32,
     /// Frames are marked as degraded.
     degraded: bool,
-    /// The ring, if the engine writes there by itself, and whether it does for the frame that is being made.
+    /// The ring, if the engine writes there by itself, and where it does for the frame that is being made.
     shared: Option<SharedNumber>,
-    in_place: bool,
+    in_place: Option<usize>,
 }
 
 /// The parts of a session that were made for it.
@@ -363,7 +362,7 @@ impl<S> Live<S> {
             next_steps: request.steps,
             degraded: false,
             shared: opened.shared,
-            in_place: false,
+            in_place: None,
             request,
         }
     }

@@ -3,6 +3,8 @@
 //! Nothing here knows of threads or sockets: messages come in as values, answers go out through [`Outbox`], and time is
 //! a parameter. An error of one session ends that session; an error of the device ends the process.
 
+mod runs;
+
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -11,12 +13,13 @@ use super::engine::{Engine, Facts, Fault, chain};
 use super::load::{Demand, Level, Load};
 use super::schedule::{Next, Pace, Schedule, Watch};
 use super::session::{Instruction, Live, Scratch, check_instruction};
-use super::stats::Meter;
+use super::stats::{Meter, Window};
 use crate::proto::limits;
 use crate::proto::link::{FromWorker, OpenSession, SessionNumber, ToWorker};
 
-/// After a session was opened anew for another number of steps so many times as long go by until the next one.
-const REOPEN_REST: u32 = 4;
+/// A window in which the device was at work for this share of the time, with runs at least half as large as they come,
+/// tells what it can do.
+const BUSY: f64 = 0.9;
 
 /// Where answers to the api go.
 pub trait Outbox {
@@ -34,8 +37,11 @@ pub struct Sessions<E: Engine> {
     /// `None`: sessions share the device as well as they can.
     load: Option<Load>,
     scratch: Scratch,
-    /// Who shares the run.
-    run: Vec<SessionNumber>,
+    /// Runs on their way, at most one for each lane of the engine, and room for the next ones.
+    flights: Vec<runs::Flight<E::Flight>>,
+    rooms: Vec<runs::Room>,
+    /// When the last run landed.
+    landed_at: Duration,
     /// No session is opened anew for another number of steps before this moment.
     reopen_from: Duration,
     meter: Meter,
@@ -63,16 +69,18 @@ impl<E: Engine> Sessions<E> {
             load: facts.rate.map(Load::new),
             facts,
             scratch: Scratch::default(),
-            run: Vec::new(),
+            flights: Vec::new(),
+            rooms: Vec::new(),
+            landed_at: now,
             reopen_from: now,
             meter: Meter::new(now),
         }
     }
 
-    /// The engine, after every session was closed.
-    pub fn into_engine(mut self) -> E {
-        self.keep_all();
-        self.engine
+    /// The engine, after every session was closed. Errors: a fault of the device.
+    pub fn into_engine(mut self, clock: &impl Fn() -> Duration, out: &mut impl Outbox) -> Result<E, Fault> {
+        self.keep_all(clock, out)?;
+        Ok(self.engine)
     }
 
     pub fn facts(&self) -> &Facts {
@@ -101,6 +109,8 @@ impl<E: Engine> Sessions<E> {
             // The caller compares builds; a second greeting changes nothing.
             ToWorker::Hello { .. } => Ok(()),
             ToWorker::Open(request) => {
+                // What it needs of the device waits for nobody else's frame.
+                self.land_all(clock, out)?;
                 let began = clock();
                 let session = request.session;
                 let opened = self.open(*request, fds, out);
@@ -125,6 +135,7 @@ impl<E: Engine> Sessions<E> {
                 Ok(())
             }
             ToWorker::Close { session } => {
+                self.land_all(clock, out)?;
                 if let Some(frames) = self.close(session) {
                     out.send(FromWorker::Finished { session, frames }, None);
                 }
@@ -154,9 +165,9 @@ impl<E: Engine> Sessions<E> {
         }
         let (mut live, ring) = Live::open(&mut self.engine, request, fds, &self.facts)?;
         self.degrade(&mut live);
-        let run = live.frame_bytes() * self.engine.batch_max();
-        let bytes = self.scratch.picture.len().max(run);
-        self.scratch.picture.resize(bytes, 0);
+        let bytes = live.frame_bytes() * self.engine.batch_max();
+        self.rooms.resize_with(self.engine.lanes(), runs::Room::default);
+        self.rooms.iter_mut().for_each(|room| room.grow(bytes));
         self.live.insert(session, live);
         out.send(FromWorker::Opened { session }, Some(ring.as_fd()));
         Ok(self.pace_of(session))
@@ -169,8 +180,20 @@ impl<E: Engine> Sessions<E> {
         }
         let size = (request.width, request.height);
         let (open, new) = (self.demand(), self.demand_of(size, request.fps, request.steps));
-        let Some(load) = &self.load else { return Ok(()) };
-        load.admit(open, new).map_err(|message| Fault::session("worker_full", message))
+        let Some(Err(message)) = self.load.as_ref().map(|load| load.admit(open, new)) else { return Ok(()) };
+        // Its size is what a newcomer can give up: those who play keep theirs.
+        for part in [2, 4] {
+            let smaller = ((size.0 / part) & !1, (size.1 / part) & !1);
+            if !limits::WIDTH_PX.contains(&smaller.0) || !limits::HEIGHT_PX.contains(&smaller.1) {
+                break;
+            }
+            let new = self.demand_of(smaller, request.fps, request.steps);
+            if self.load.as_ref().is_some_and(|load| load.admit(open, new).is_ok()) {
+                let message = format!("{message}; {} x {} pixels would fit", smaller.0, smaller.1);
+                return Err(Fault::session("worker_full", message));
+            }
+        }
+        Err(Fault::session("worker_full", message))
     }
 
     /// The fewest steps of the model.
@@ -251,7 +274,13 @@ impl<E: Engine> Sessions<E> {
     /// Closes every session without a word, since the api that owned them is gone, and hands back the rings of those
     /// that are played, each with a snapshot of its newest frame: the next api opens them again from there. Stored
     /// generations begin anew with it, so theirs are not kept.
-    pub fn keep_all(&mut self) -> Vec<(SessionNumber, OwnedFd)> {
+    /// Errors: a fault of the device.
+    pub fn keep_all(
+        &mut self,
+        clock: &impl Fn() -> Duration,
+        out: &mut impl Outbox,
+    ) -> Result<Vec<(SessionNumber, OwnedFd)>, Fault> {
+        self.land_all(clock, out)?;
         let all: Vec<SessionNumber> = self.live.keys().copied().collect();
         let mut kept = Vec::new();
         for session in all {
@@ -263,152 +292,26 @@ impl<E: Engine> Sessions<E> {
                 Err(e) => log::warn!("session {session} is not kept: {}", chain(&e)),
             }
         }
-        kept
+        Ok(kept)
     }
 
     /// From now on no tick begins; every session leaves a snapshot.
-    pub fn drain(&mut self) {
+    /// Errors: a fault of the device.
+    pub fn drain(&mut self, clock: &impl Fn() -> Duration, out: &mut impl Outbox) -> Result<(), Fault> {
         self.schedule.drain();
+        self.land_all(clock, out)?;
         for live in self.live.values_mut() {
             live.snapshot(&mut self.scratch.snapshot);
         }
+        Ok(())
     }
 
-    /// Whose turn it is.
+    /// Whose turn it is. While runs are on their way, whoever waits does so in [`Sessions::land`].
     pub fn next(&mut self, now: Duration) -> Next {
+        if self.flights.len() == self.engine.lanes() {
+            return Next::Wait(Duration::MAX);
+        }
         self.schedule.next(now, &Memory(&self.live))
-    }
-
-    /// Makes the next frame of `lead` and of all sessions that share its run. Errors: a fault of the device.
-    pub fn tick(
-        &mut self,
-        lead: SessionNumber,
-        clock: &impl Fn() -> Duration,
-        out: &mut impl Outbox,
-    ) -> Result<(), Fault> {
-        let start = clock();
-        if !self.live.contains_key(&lead) {
-            self.schedule.close(lead);
-            return Ok(());
-        }
-        let mut run = std::mem::take(&mut self.run);
-        self.gather(lead, start, &mut run);
-        let done = self.run(&mut run, start, clock, out);
-        self.run = run;
-        done
-    }
-
-    /// Who shares the run of `lead`. A session that is opened anew for it is alone: others do not wait for that.
-    fn gather(&mut self, lead: SessionNumber, now: Duration, run: &mut Vec<SessionNumber>) {
-        let (live, engine, changes) = (&self.live, &self.engine, now >= self.reopen_from);
-        let alone = |session: SessionNumber| changes && live.get(&session).is_none_or(Live::changes_steps);
-        let together = |session: SessionNumber| match (live.get(&lead), live.get(&session)) {
-            (Some(a), Some(b)) => !alone(lead) && !alone(session) && engine.go_together(a.inner(), b.inner()),
-            _ => false,
-        };
-        self.schedule.run(lead, (now, engine.batch_max()), &Memory(live), together, run);
-    }
-
-    fn run(
-        &mut self,
-        run: &mut Vec<SessionNumber>,
-        start: Duration,
-        clock: &impl Fn() -> Duration,
-        out: &mut impl Outbox,
-    ) -> Result<(), Fault> {
-        let (lead, mut failed) = (run[0], Vec::new());
-        let changes = start >= self.reopen_from && self.live.get(&lead).is_some_and(Live::changes_steps);
-        run.retain(|&session| {
-            let Some(live) = self.live.get_mut(&session) else { return false };
-            match live.begin(&mut self.engine, &mut self.scratch, changes) {
-                Ok(refused) => {
-                    if let Some((seq, fault)) = refused {
-                        refuse(session, seq, fault, out);
-                    }
-                    true
-                }
-                Err(fault) => {
-                    failed.push((session, fault));
-                    false
-                }
-            }
-        });
-        for (session, fault) in failed {
-            self.schedule.ticked(session, start, clock());
-            self.fail(session, fault, out)?;
-        }
-        if run.is_empty() {
-            self.schedule.ticked(lead, start, clock());
-            return Ok(());
-        }
-        let made = self.make(run);
-        let end = clock();
-        let took = end.saturating_sub(start);
-        if changes {
-            // One after the other, and no more often than leaves most of the device to the rest.
-            self.reopen_from = end + REOPEN_REST * took;
-        }
-        let mut work = 0.0;
-        for &session in run.iter() {
-            let skipped = self.schedule.ticked(session, start, end);
-            self.meter.frame();
-            let Some(OpenSession { frames, width, height, steps, .. }) = self.live.get(&session).map(Live::request)
-            else {
-                continue;
-            };
-            if frames.is_none() {
-                self.meter.deadline(skipped);
-            }
-            if self.load.is_some() {
-                work += self.engine.flops((*width, *height), *steps);
-            }
-        }
-        self.meter.tick(took);
-        // Only runs that are as large as they come tell what the device can do.
-        if run.len() == self.engine.batch_max()
-            && !changes
-            && let Some(load) = &mut self.load
-        {
-            load.measured(work, took);
-        }
-        match made {
-            Err(fault) if fault.device => Err(fault),
-            Err(fault) => run.iter().try_for_each(|&session| self.fail(session, fault.clone(), out)),
-            Ok(()) => {
-                self.publish(run, out);
-                Ok(())
-            }
-        }
-    }
-
-    /// The engine's run.
-    fn make(&mut self, run: &[SessionNumber]) -> Result<(), Fault> {
-        let mut room = &mut self.scratch.picture[..];
-        let mut parts = Vec::with_capacity(run.len());
-        for (session, live) in &mut self.live {
-            if run.contains(session) {
-                let (picture, rest) = std::mem::take(&mut room).split_at_mut(live.frame_bytes());
-                room = rest;
-                parts.push(live.part(picture));
-            }
-        }
-        self.engine.tick_batch(parts)
-    }
-
-    /// Puts the run's frames into their rings and says so.
-    fn publish(&mut self, run: &[SessionNumber], out: &mut impl Outbox) {
-        let Scratch { picture, snapshot, .. } = &mut self.scratch;
-        let mut made = &picture[..];
-        for (session, live) in &mut self.live {
-            if run.contains(session) {
-                let (picture, rest) = made.split_at(live.frame_bytes());
-                made = rest;
-                if let Some(tick) = live.end(&self.engine, picture, snapshot) {
-                    out.send(FromWorker::Frame { session: *session, tick }, None);
-                }
-            }
-        }
-        run.iter().for_each(|session| self.finish_if_done(*session, out));
     }
 
     fn finish_if_done(&mut self, session: SessionNumber, out: &mut impl Outbox) {
@@ -426,7 +329,13 @@ impl<E: Engine> Sessions<E> {
 
     /// Sends statistics if a window is over.
     pub fn report(&mut self, now: Duration, out: &mut impl Outbox) {
-        let Some(mut stats) = self.meter.report(now) else { return };
+        let Some(Window { mut stats, runs }) = self.meter.report(now) else { return };
+        if let Some(load) = &mut self.load
+            && stats.busy >= BUSY
+            && runs.frames >= runs.count * self.engine.batch_max() as u64 / 2
+        {
+            load.measured(runs.work, runs.time);
+        }
         self.review(now, (stats.deadlines_missed, stats.deadlines));
         let demand = if self.load.is_some() { self.demand() } else { Demand::default() };
         if let Some(load) = &self.load {
@@ -435,6 +344,7 @@ impl<E: Engine> Sessions<E> {
         }
         stats.sessions = self.live.len() as u32;
         stats.state_bytes = self.live.values().map(|live| self.engine.state_bytes(live.request())).sum();
+        stats.device_bytes = self.engine.taken_bytes();
         out.send(FromWorker::Stats(stats), None);
     }
 }

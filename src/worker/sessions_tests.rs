@@ -37,6 +37,7 @@ struct Sum {
 
 impl Engine for Arithmetic {
     type Session = Sum;
+    type Flight = ();
 
     fn open(&mut self, request: &OpenSession) -> Result<Sum, Fault> {
         if request.prompt.contains("too many tokens") {
@@ -87,7 +88,7 @@ impl Engine for Arithmetic {
         a.steps == b.steps
     }
 
-    fn tick_batch(&mut self, parts: Vec<Part<'_, Sum>>) -> Result<(), Fault> {
+    fn begin(&mut self, parts: Vec<Part<'_, Sum>>) -> Result<(), Fault> {
         self.runs.push(parts.len());
         parts.into_iter().try_for_each(|part| match part.picture {
             Picture::Bytes(picture) => self.frame(part.session, part.keys, picture),
@@ -112,8 +113,8 @@ impl Engine for Arithmetic {
         self.shared.remove(&number);
     }
 
-    fn flops(&mut self, _: (u32, u32), steps: u32) -> f64 {
-        1000.0 * f64::from(steps)
+    fn flops(&mut self, (width, height): (u32, u32), steps: u32) -> f64 {
+        1000.0 * f64::from(steps) * f64::from(width * height) / f64::from(64 * 64)
     }
 
     fn latent<'a>(&self, s: &'a Sum) -> &'a [f32] {
@@ -222,6 +223,8 @@ fn request(session: SessionNumber, frames: Option<u32>) -> OpenSession {
 
 #[path = "batch_tests.rs"]
 mod batch;
+#[path = "crowd_tests.rs"]
+mod crowd;
 #[path = "replay_tests.rs"]
 mod replay;
 
@@ -544,10 +547,10 @@ fn statistics_and_drain() {
     let Some(FromWorker::Stats(stats)) = bench.api.sent.last() else { panic!("a window is over") };
     assert_eq!((stats.sessions, stats.state_bytes), (1, 1000));
     assert!((24.0..26.0).contains(&stats.frames_per_second), "{stats:?}");
-    bench.sessions.drain();
+    bench.sessions.drain(&|| Duration::ZERO, &mut bench.api).expect("the device is well");
     assert_eq!(bench.sessions.next(bench.now.get()), Next::Done);
     let newest = bench.api.ring(1).newest();
     assert_eq!(Snapshot::read_fd(&bench.api.rings[&1]).expect("a snapshot").about.tick, newest.expect("it ran"));
-    assert_eq!(bench.sessions.keep_all().len(), 1);
+    assert_eq!(bench.sessions.keep_all(&|| Duration::ZERO, &mut bench.api).expect("the device is well").len(), 1);
     assert_eq!(bench.sessions.engine.open, 0);
 }

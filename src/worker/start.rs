@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::WorkerError;
 use super::engine::{self, Facts};
@@ -11,7 +11,8 @@ use super::sessions::Sessions;
 use crate::compute::gpu::GpuOptions;
 use crate::compute::{self, DeviceInfo, DeviceKind, Precision};
 use crate::config::Config;
-use crate::model::{Engine, Model, ModelError, ModelInfo, Picture, SessionSpec, Turn, video_prompt};
+use crate::model::bench::{self, Group};
+use crate::model::{Engine, Model, ModelError, ModelInfo, video_prompt};
 use crate::proto::api::Vocabulary;
 use crate::proto::keys::Keys;
 use crate::proto::link::{AboutWorker, FromWorkerToParent, OpenSession, SessionNumber, ToWorkerFromParent, build_id};
@@ -26,7 +27,7 @@ const CAPACITY_FILE: &str = "capacity";
 /// Size of the session that warms the device up: the default of a request.
 const WARM_SIZE_PX: (u32, u32) = (320, 192);
 const WARM_SESSION: SessionNumber = 0;
-/// What the capacity is measured with: a run of this many sessions of this size, the best of a few.
+/// What the capacity is measured with: runs of this many sessions of this size, so many on each lane.
 const CALIBRATION_SIZE_PX: (u32, u32) = (1280, 720);
 const CALIBRATION_SESSIONS: usize = 8;
 const CALIBRATION_RUNS: usize = 3;
@@ -125,38 +126,18 @@ fn known_rate(text: &str, key: &str) -> Option<f64> {
     (found == key && rate.is_finite() && rate > 0.0).then_some(rate)
 }
 
-/// Runs of a few sessions of the size that is asked for most.
+/// Runs of a few sessions of the size that is asked for most, on every lane at once.
 fn measured_rate(device: &mut Engine, info: &ModelInfo) -> Result<f64, WorkerError> {
     let (width, height) = CALIBRATION_SIZE_PX;
-    let seats = CALIBRATION_SESSIONS.min(device.batch_max());
-    let spec = |seed| SessionSpec {
-        prompt: "a meadow".to_string(),
-        width,
-        height,
-        steps: info.default_steps,
-        seed,
-        perspective: None,
-    };
-    let mut sessions = (0..seats as u64).map(|seed| device.open(&spec(seed))).collect::<Result<Vec<_>, _>>()?;
-    let nothing = vec![0.0; device.last_latent(&sessions[0]).len()];
-    for session in &mut sessions {
-        // Cheaper than a first frame, which has many steps.
-        device.seed(session, &[(nothing.clone(), Keys::NONE)])?;
+    let (seats, steps) = (CALIBRATION_SESSIONS.min(device.batch_max()), info.default_steps);
+    let mut groups = Vec::new();
+    for _ in 0..device.lanes() {
+        groups.push(Group::open(device, seats, (width, height), steps)?);
     }
-    let mut pictures = vec![vec![0; width as usize * height as usize * 3 / 2]; seats];
-    let mut best = Duration::MAX;
-    for _ in 0..CALIBRATION_RUNS {
-        let turns = sessions.iter_mut().zip(&mut pictures);
-        let turns = turns
-            .map(|(session, picture)| Turn { session, keys: Keys::NONE, picture: Picture::Bytes(picture) })
-            .collect();
-        let began = Instant::now();
-        device.tick_batch(turns, None)?;
-        best = best.min(began.elapsed());
-    }
-    sessions.into_iter().for_each(|session| device.close(session));
-    let work = device.tick_flops(width, height, info.default_steps)? as f64 * seats as f64;
-    Ok(work / best.as_secs_f64().max(1e-9))
+    let time = bench::overlapped(device, &mut groups, CALIBRATION_RUNS)?;
+    groups.into_iter().for_each(|group| group.close(device));
+    let work = device.tick_flops(width, height, steps)? as f64 * seats as f64;
+    Ok(work / time.as_secs_f64().max(1e-9))
 }
 
 fn about(engine: &Engine, info: &ModelInfo, why: String, sandbox: String) -> AboutWorker {

@@ -62,14 +62,33 @@ fn end_us(bucket: usize) -> f64 {
     (OCTAVE_FIRST as f64 + bucket as f64 / SUB_BUCKETS as f64).exp2()
 }
 
+/// All runs of a window.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Runs {
+    pub count: u64,
+    pub frames: u64,
+    /// How long the device was at work for them.
+    pub time: Duration,
+    /// Their arithmetic in floating-point operations.
+    pub work: f64,
+}
+
+/// What there is to say about a window.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Window {
+    pub stats: WorkerStats,
+    pub runs: Runs,
+}
+
 /// Adds up ticks and gives a report for each window.
 #[derive(Clone, Debug, Default)]
 pub struct Meter {
     ticks: Histogram,
-    frames: u32,
+    runs: Runs,
     deadlines: u64,
     missed: u64,
-    busy: Duration,
+    /// Work beside the runs.
+    other: Duration,
     window_began: Duration,
     frames_total: u64,
 }
@@ -79,16 +98,15 @@ impl Meter {
         Meter { window_began: now, ..Meter::default() }
     }
 
-    /// A run took `time`, whatever number of frames it made.
-    pub fn tick(&mut self, time: Duration) {
-        self.ticks.add(time);
-        self.busy += time;
-    }
-
-    /// A run made a frame.
-    pub fn frame(&mut self) {
-        self.frames += 1;
-        self.frames_total += 1;
+    /// A run of `frames` frames took `took` from its beginning to its end, `own` of them apart from other runs, for
+    /// `work` operations.
+    pub fn run(&mut self, frames: usize, (took, own): (Duration, Duration), work: f64) {
+        self.ticks.add(took);
+        self.runs.count += 1;
+        self.runs.frames += frames as u64;
+        self.runs.time += own;
+        self.runs.work += work;
+        self.frames_total += frames as u64;
     }
 
     /// An interactive session had a frame, after it had `missed` deadlines.
@@ -99,7 +117,7 @@ impl Meter {
 
     /// Other work of the device, such as opening a session.
     pub fn work(&mut self, time: Duration) {
-        self.busy += time;
+        self.other += time;
     }
 
     /// Time until the window ends.
@@ -109,27 +127,26 @@ impl Meter {
 
     /// The report of the window that ends now, without `sessions` and `state_bytes`; the next one begins. `None` before
     /// its time.
-    pub fn report(&mut self, now: Duration) -> Option<WorkerStats> {
+    pub fn report(&mut self, now: Duration) -> Option<Window> {
         if !self.rest(now).is_zero() {
             return None;
         }
         let seconds = now.saturating_sub(self.window_began).as_secs_f64();
         let stats = WorkerStats {
-            frames_per_second: f64::from(self.frames) / seconds,
+            frames_per_second: self.runs.frames as f64 / seconds,
             tick_ms_p50: self.ticks.quantile_ms(0.50),
             tick_ms_p95: self.ticks.quantile_ms(0.95),
-            busy: (self.busy.as_secs_f64() / seconds).min(1.0),
+            busy: ((self.runs.time + self.other).as_secs_f64() / seconds).min(1.0),
             frames_total: self.frames_total,
             deadlines: self.deadlines,
             deadlines_missed: self.missed,
             ..WorkerStats::default()
         };
         self.ticks.clear();
-        self.frames = 0;
         (self.deadlines, self.missed) = (0, 0);
-        self.busy = Duration::ZERO;
+        self.other = Duration::ZERO;
         self.window_began = now;
-        Some(stats)
+        Some(Window { stats, runs: std::mem::take(&mut self.runs) })
     }
 }
 
@@ -162,20 +179,19 @@ mod tests {
     #[test]
     fn a_window_is_reported_once_and_begins_anew() {
         let mut m = Meter::new(Duration::ZERO);
-        (0..10).for_each(|_| {
-            m.tick(20 * MS);
-            m.frame();
-        });
+        // Half of the time of each run it shared the device with the one before.
+        (0..10).for_each(|_| m.run(1, (40 * MS, 20 * MS), 5.0));
         m.deadline(2);
         m.work(300 * MS);
         assert_eq!(m.report(999 * MS), None);
         assert_eq!(m.rest(400 * MS), 600 * MS);
-        let stats = m.report(1000 * MS).expect("the window is over");
+        let Window { stats, runs } = m.report(1000 * MS).expect("the window is over");
+        assert_eq!(runs, Runs { count: 10, frames: 10, time: 200 * MS, work: 50.0 });
         assert_eq!((stats.frames_per_second, stats.frames_total), (10.0, 10));
         assert_eq!((stats.deadlines, stats.deadlines_missed), (3, 2));
         assert!((stats.busy - 0.5).abs() < 1e-9);
-        assert!((20.0..22.0).contains(&stats.tick_ms_p95));
-        let quiet = m.report(3000 * MS).expect("the next one");
+        assert!((40.0..44.0).contains(&stats.tick_ms_p95));
+        let quiet = m.report(3000 * MS).expect("the next one").stats;
         assert_eq!((quiet.frames_per_second, quiet.busy, quiet.frames_total), (0.0, 0.0, 10));
     }
 }

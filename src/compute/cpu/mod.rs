@@ -186,6 +186,13 @@ impl Executor for CpuExecutor {
         &self.info
     }
 
+    fn taken_bytes(&self) -> u64 {
+        let weights = self.weights.iter().map(|(_, w)| w.data.len());
+        let states = self.states.values().flat_map(|state| &state.values).map(Vec::len);
+        let work = self.packed.iter().chain(&self.arena).map(Vec::len);
+        4 * weights.chain(states).chain(work).sum::<usize>() as u64
+    }
+
     fn load_weights(&mut self, weights: &Arc<WeightSet>) -> Result<(), ComputeError> {
         self.weights = Arc::clone(weights);
         self.packed = vec![Vec::new(); weights.len()];

@@ -1,12 +1,15 @@
 //! Plans on a Vulkan device: each operation is lowered to dispatches of hand-written kernels, and each pair of plan and
 //! state is recorded once and replayed with one submission.
 //!
-//! Memory: one arena shared by all plans (runs do not overlap), a few buffers of weights, one buffer for each state.
-//! Inputs and params go through a mapped buffer that the recording copies from, outputs through one that it copies to;
-//! a run therefore touches no memory that another run of the same executor could see, and allocates nothing.
+//! Memory: one arena for each lane, shared by all plans (runs of a lane do not overlap), a few buffers of weights, one
+//! buffer for each state. Inputs and params go through a mapped buffer of the lane that the recording copies from,
+//! outputs through one that it copies to; a run therefore touches no memory that another run of the same executor could
+//! see, and allocates nothing. That is what lets runs of several lanes be on the device at once: while one waits at its
+//! barriers, or has too few workgroups for the device, the other one fills it.
 //!
 //! `vk` trusts this module: [`super::run::check`] and the operations' own checks come before anything is recorded.
 
+mod flight;
 mod hazard;
 pub(crate) mod kernels;
 mod memory;
@@ -17,15 +20,17 @@ mod tune;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use self::flight::Begun;
 use self::kernels::{DELIVERED_BYTES, Matrix, Target, Variant};
 use self::memory::{Layout, Slots, State, Tables, Transfer, Weights};
-use self::prepared::Prepared;
+use self::prepared::{Passage, Prepared};
 use self::record::{Addressing, Recording};
 use super::plan::Home;
 use super::{
-    ComputeError, DType, DeviceInfo, DeviceKind, Executor, Output, Plan, PlanId, Precision, Run, SharedId, StateId,
-    StateLayout, Tensor, WeightSet, run,
+    ComputeError, DType, DeviceInfo, DeviceKind, Executor, Flight, Output, Plan, PlanId, Precision, Run, SharedId,
+    StateId, StateLayout, Tensor, WeightSet,
 };
 use crate::sys::shm::SharedMemory;
 use crate::vk::{
@@ -34,7 +39,7 @@ use crate::vk::{
 
 pub use self::kernels::tile::{Cut, Tile};
 pub use self::tune::Timed;
-pub use crate::vk::Validation;
+pub use crate::vk::{LANES_MAX, Validation};
 
 impl From<VkError> for ComputeError {
     fn from(error: VkError) -> Self {
@@ -87,11 +92,14 @@ pub struct GpuOptions {
     pub tune: Option<bool>,
     /// Every product gets the tile of this number, if the device has so many: for tests.
     pub tile: Option<usize>,
+    /// Runs that may be on their way at once, see [`LANES_MAX`]; `None`: all on hardware, else one.
+    pub lanes: Option<usize>,
 }
 
 /// What a recording depends on.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Key {
+    lane: usize,
     plan: PlanId,
     /// The session of a plan with one seat. With several of them a recording finds the sessions in a table.
     state: Option<StateId>,
@@ -116,7 +124,10 @@ pub struct GpuExecutor {
     shared: HashMap<usize, Imported>,
     next_shared: usize,
     weights: Weights,
-    arena: Vec<Arc<Buffer>>,
+    /// By lane.
+    arenas: Vec<Vec<Arc<Buffer>>>,
+    /// What each lane is at.
+    flights: Vec<Option<Begun>>,
     target: Target,
     pipelines: HashMap<Variant, Arc<Pipeline>>,
     cache: PipelineCache,
@@ -140,7 +151,10 @@ impl GpuExecutor {
     /// floats included if f16 is asked for.
     pub fn open_with(index: usize, options: &GpuOptions) -> Result<GpuExecutor, ComputeError> {
         let instance = Instance::new(options.validation)?;
-        let device = Device::open(&instance, index)?;
+        let all = vk::devices()?;
+        let software = all.get(index).is_some_and(|e| e.kind == PhysicalKind::Cpu);
+        let lanes = options.lanes.unwrap_or(if software { 1 } else { LANES_MAX }).clamp(1, LANES_MAX);
+        let device = Device::open(&instance, index, lanes)?;
         let (entry, features, limits) = (device.entry(), device.features(), device.limits());
         let kernels_need = [
             (features.int64, "64-bit integers"),
@@ -150,7 +164,6 @@ impl GpuExecutor {
         if let Some((_, lacking)) = kernels_need.iter().find(|(present, _)| !present) {
             return Err(ComputeError::NoDevice { what: format!("{} has no {lacking}", entry.name) });
         }
-        let software = entry.kind == PhysicalKind::Cpu;
         let precision = match options.precision {
             Some(Precision::F16) if !features.float16 => {
                 return Err(ComputeError::NoDevice { what: format!("{} has no 16-bit floats", entry.name) });
@@ -193,7 +206,8 @@ impl GpuExecutor {
             shared: HashMap::new(),
             next_shared: 0,
             weights: Weights::default(),
-            arena: Vec::new(),
+            arenas: vec![Vec::new(); lanes],
+            flights: (0..lanes).map(|_| None).collect(),
             target: Target { precision, matrix, tuned, forced: options.tile },
             tunes: options.tune.unwrap_or(!software) && options.tile.is_none(),
             tiles,
@@ -228,21 +242,24 @@ impl GpuExecutor {
         Ok(())
     }
 
-    /// Makes the buffers of the arena at least this large. New ones have new addresses, so every recording becomes
-    /// void.
-    fn grow_arena(&mut self, bytes: &[u64]) -> Result<(), ComputeError> {
-        for (i, &bytes) in bytes.iter().enumerate() {
-            if self.arena.get(i).is_some_and(|a| a.bytes() >= bytes) {
-                continue;
-            }
-            self.recordings.clear();
-            let larger = |device| Buffer::new(device, &format!("arena {i}"), bytes, Place::Device).map(Arc::new);
-            if i < self.arena.len() {
-                // The old one goes first: both may not fit.
-                self.arena[i] = Arc::new(Buffer::new(&self.device, "arena", 4, Place::Device)?);
-                self.arena[i] = larger(&self.device)?;
-            } else {
-                self.arena.push(larger(&self.device)?);
+    /// Makes the buffers of every lane's arena at least this large. New ones have new addresses, so every recording
+    /// becomes void.
+    fn grow_arenas(&mut self, bytes: &[u64]) -> Result<(), ComputeError> {
+        for (lane, arena) in self.arenas.iter_mut().enumerate() {
+            for (i, &bytes) in bytes.iter().enumerate() {
+                if arena.get(i).is_some_and(|a| a.bytes() >= bytes) {
+                    continue;
+                }
+                self.recordings.clear();
+                let name = format!("arena {lane}.{i}");
+                let larger = |device| Buffer::new(device, &name, bytes, Place::Device).map(Arc::new);
+                if i < arena.len() {
+                    // The old one goes first: both may not fit.
+                    arena[i] = Arc::new(Buffer::new(&self.device, "arena", 4, Place::Device)?);
+                    arena[i] = larger(&self.device)?;
+                } else {
+                    arena.push(larger(&self.device)?);
+                }
             }
         }
         Ok(())
@@ -284,42 +301,51 @@ impl GpuExecutor {
         Ok(addressing.constants())
     }
 
+    /// What a recording works on.
+    fn memory(&self, key: &Key) -> record::Memory<'_> {
+        let (prepared, arena) = (&self.plans[key.plan.0], &self.arenas[key.lane][..]);
+        let passage = &prepared.passages[key.lane];
+        let state = key.state.map(|id| &self.states[&id.0]);
+        record::Memory { prepared, passage, state, weights: &self.weights, arena }
+    }
+
     /// Records a run, unless it has been.
     fn record(&mut self, key: &Key) -> Result<(), ComputeError> {
         if self.recordings.contains_key(key) {
             return Ok(());
         }
-        let prepared = &self.plans[key.plan.0];
-        let state = key.state.map(|id| &self.states[&id.0]);
-        let memory = record::Memory { prepared, state, weights: &self.weights, arena: &self.arena };
+        let memory = self.memory(key);
         let steps = record::lower(&memory, &self.target)?;
         let delivery = record::deliveries(&memory, key);
         let needed: Vec<Variant> = steps.iter().flatten().chain(&delivery).map(|d| d.variant()).collect();
         for variant in needed {
             self.pipeline(variant)?;
         }
-        let prepared = &self.plans[key.plan.0];
-        let state = key.state.map(|id| &self.states[&id.0]);
-        let memory = record::Memory { prepared, state, weights: &self.weights, arena: &self.arena };
+        let memory = self.memory(key);
         let recording = record::record(&self.device, &memory, &steps, &self.pipelines, key)?;
         self.recordings.insert(key.clone(), recording);
         Ok(())
     }
 
-    /// Records a plan of several seats with all of its outputs, so that no tick has to.
-    fn record_batch(&mut self, id: PlanId) -> Result<(), ComputeError> {
-        let plan = &self.plans[id.0].plan;
-        if plan.seats() == 1 {
+    /// Records a plan of several seats with all of its outputs for every lane, so that no tick has to.
+    fn record_batch(&mut self, plan: PlanId) -> Result<(), ComputeError> {
+        let found = &self.plans[plan.0].plan;
+        if found.seats() == 1 {
             return Ok(());
         }
-        let outputs = plan.outputs.clone();
-        let picture = outputs.iter().copied().find(|&t| plan.tensors.dtype(t) == DType::U8);
-        let shared = picture.filter(|&t| plan.seat_elements(t).is_multiple_of(DELIVERED_BYTES));
-        if let Some(t) = shared.filter(|_| self.device.features().host_memory) {
-            let outputs = outputs.iter().copied().filter(|&o| o != t).collect();
-            self.record(&Key { plan: id, state: None, outputs, delivered: Some(t), profiled: false })?;
+        let all = found.outputs.clone();
+        let picture = all.iter().copied().find(|&t| found.tensors.dtype(t) == DType::U8);
+        let shared = picture.filter(|&t| found.seat_elements(t).is_multiple_of(DELIVERED_BYTES));
+        let shared = shared.filter(|_| self.device.features().host_memory);
+        for lane in 0..self.arenas.len() {
+            if let Some(t) = shared {
+                let outputs = all.iter().copied().filter(|&o| o != t).collect();
+                self.record(&Key { lane, plan, state: None, outputs, delivered: shared, profiled: false })?;
+            }
+            let outputs = all.clone();
+            self.record(&Key { lane, plan, state: None, outputs, delivered: None, profiled: false })?;
         }
-        self.record(&Key { plan: id, state: None, outputs, delivered: None, profiled: false })
+        Ok(())
     }
 
     /// The output of a run that kernels write into shared memory: all of its seats must want it there, where kernels
@@ -373,6 +399,7 @@ impl Executor for GpuExecutor {
     }
 
     fn load_weights(&mut self, weights: &Arc<WeightSet>) -> Result<(), ComputeError> {
+        self.device.idle()?;
         self.recordings.clear();
         // The old ones go first: both sets may not fit.
         self.weights = Weights::default();
@@ -382,9 +409,10 @@ impl Executor for GpuExecutor {
 
     fn prepare(&mut self, plan: Arc<Plan>) -> Result<PlanId, ComputeError> {
         self.admit(&plan)?;
+        self.device.idle()?;
         let most = self.device.limits().buffer_bytes_max.min(ARENA_BUFFER_BYTES);
         let slots = Slots::new(plan.slots.iter().map(|&b| b as u64), most);
-        self.grow_arena(slots.bytes())?;
+        self.grow_arenas(slots.bytes())?;
         if self.tunes && self.target.matrix.is_some() {
             let addressing = Addressing::dry(&plan, &slots);
             let product = |s: &super::plan::Step| kernels::product(&s.op, &plan, &addressing, &self.target);
@@ -398,15 +426,15 @@ impl Executor for GpuExecutor {
         let params_bytes = table_bytes + 4 * words.max(1) as u64;
         let inputs = Layout::new(std::iter::once(params_bytes).chain(plan.inputs.iter().map(size)));
         let outputs = Layout::new(plan.outputs.iter().map(size));
-        let buffer = |what: &str, bytes, place| {
-            Buffer::new(&self.device, &format!("{}: {what}", plan.name), bytes, place).map(Arc::new)
-        };
-        let upload = buffer("inputs", inputs.bytes(), Place::Upload)?;
-        let download = buffer("outputs", outputs.bytes(), Place::Download)?;
-        let params = buffer("params", params_bytes, Place::Device)?;
+        let lanes = 0..self.arenas.len();
+        let passages = lanes.map(|lane| {
+            let name = |what: &str| format!("{}: {what} {lane}", plan.name);
+            Passage::new(&self.device, name, (inputs.bytes(), params_bytes, outputs.bytes()))
+        });
+        let passages = passages.collect::<Result<Vec<_>, _>>()?;
         let places = memory::state_places(&plan.state);
         let tables = Tables::upload(&self.device, &mut self.transfer, &plan)?;
-        self.plans.push(Prepared { slots, constants, upload, inputs, download, outputs, params, places, tables, plan });
+        self.plans.push(Prepared { slots, constants, inputs, outputs, passages, places, tables, plan });
         let id = PlanId(self.plans.len() - 1);
         // A larger arena made all recordings void.
         for i in 0..self.plans.len() {
@@ -424,6 +452,7 @@ impl Executor for GpuExecutor {
     }
 
     fn destroy_state(&mut self, state: StateId) {
+        self.settle();
         self.recordings.retain(|key, _| key.state != Some(state));
         self.states.remove(&state.0);
     }
@@ -447,34 +476,39 @@ impl Executor for GpuExecutor {
     }
 
     fn unshare(&mut self, shared: SharedId) {
+        self.settle();
         self.shared.remove(&shared.0);
     }
 
     fn run(&mut self, run: Run<'_>) -> Result<(), ComputeError> {
-        let unknown = || ComputeError::Device { what: format!("there is no plan {}", run.plan.0) };
-        let prepared = self.plans.get(run.plan.0).ok_or_else(unknown)?;
-        run::check(&prepared.plan, &run, |id| self.states.get(&id.0).map(|s| &*s.layout))?;
-        let delivered = self.delivered(&prepared.plan, run.outputs)?;
-        let wanted = |t: &Tensor| delivered != Some(*t) && run.outputs.iter().any(|(given, _)| given == t);
-        let outputs = prepared.plan.outputs.iter().copied().filter(wanted).collect();
-        let state = (prepared.plan.seats() == 1).then(|| run.states[0]);
-        let key = Key { plan: run.plan, state, outputs, delivered, profiled: run.profile.is_some() };
-        self.record(&key)?;
-
-        let prepared = &self.plans[run.plan.0];
-        let table = run.states.iter().map(|id| self.states[&id.0].buffer.address());
-        let targets = run.outputs.iter().filter(|(t, _)| delivered == Some(*t)).map(|(_, output)| match output {
-            Output::Shared { memory, offset } => self.shared[&memory.0].address() + *offset as u64,
-            _ => 0,
-        });
-        prepared.write_inputs((table, targets), run.inputs, run.params)?;
-        let recording = self.recordings.get_mut(&key).expect("it was recorded just now");
-        recording.commands.run()?;
-        prepared.read_outputs(run.outputs, delivered, &self.shared)?;
-        match run.profile {
-            Some(profile) => recording.report(&prepared.plan, profile),
+        let flight = self.submit(&run)?;
+        let Run { outputs, profile, .. } = run;
+        let begun = self.finish(flight, outputs)?;
+        match profile {
+            Some(profile) => self.recordings[&begun.key].report(&self.plans[begun.key.plan.0].plan, profile),
             None => Ok(()),
         }
+    }
+
+    fn taken_bytes(&self) -> u64 {
+        self.device.taken_bytes()
+    }
+
+    fn lanes(&self) -> usize {
+        self.flights.len()
+    }
+
+    fn begin(&mut self, run: Run<'_>) -> Result<Flight, ComputeError> {
+        self.submit(&run)
+    }
+
+    fn landed(&mut self, flights: &[Flight], time: Duration) -> Result<Option<usize>, ComputeError> {
+        let points = flights.iter().map(|f| Ok(self.begun(*f)?.end)).collect::<Result<Vec<_>, ComputeError>>()?;
+        Ok(self.device.reached(&points, time)?)
+    }
+
+    fn end(&mut self, flight: Flight, outputs: &mut [(Tensor, Output<'_>)]) -> Result<(), ComputeError> {
+        self.finish(flight, outputs).map(drop)
     }
 }
 

@@ -5,7 +5,32 @@ use std::sync::Arc;
 
 use super::super::{ComputeError, Output, Plan, Tensor};
 use super::memory::{self, Layout, Slots, Tables};
-use crate::vk::{Buffer, Imported};
+use crate::vk::{Buffer, Device, Imported, Place};
+
+/// The way of a plan's values to one lane and back.
+pub(super) struct Passage {
+    /// The table of states, params of every seat and constants, then every input.
+    pub upload: Arc<Buffer>,
+    /// Every output.
+    pub download: Arc<Buffer>,
+    /// Where kernels read the table of states and params.
+    pub params: Arc<Buffer>,
+}
+
+impl Passage {
+    pub fn new(
+        device: &Device,
+        name: impl Fn(&str) -> String,
+        (inputs, params, outputs): (u64, u64, u64),
+    ) -> Result<Passage, ComputeError> {
+        let buffer = |what, bytes, place| Buffer::new(device, &name(what), bytes, place).map(Arc::new);
+        Ok(Passage {
+            upload: buffer("inputs", inputs, Place::Upload)?,
+            download: buffer("outputs", outputs, Place::Download)?,
+            params: buffer("params", params, Place::Device)?,
+        })
+    }
+}
 
 /// See the module text.
 pub(super) struct Prepared {
@@ -14,14 +39,11 @@ pub(super) struct Prepared {
     pub slots: Slots,
     /// Constants among the params, in the order in which they follow the slots of a run.
     pub constants: Vec<u32>,
-    /// The table of states, params of every seat and constants, then every input.
-    pub upload: Arc<Buffer>,
+    /// What [`Passage::upload`] and [`Passage::download`] hold.
     pub inputs: Layout,
-    /// Every output.
-    pub download: Arc<Buffer>,
     pub outputs: Layout,
-    /// Where kernels read the table of states and params.
-    pub params: Arc<Buffer>,
+    /// By lane.
+    pub passages: Vec<Passage>,
     /// Where the entries of a session's state lie in it.
     pub places: Layout,
     pub tables: Option<Tables>,
@@ -45,6 +67,7 @@ impl Prepared {
 
     pub fn write_inputs(
         &self,
+        lane: usize,
         (states, targets): (impl Iterator<Item = u64>, impl Iterator<Item = u64>),
         inputs: &[(Tensor, &[f32])],
         params: &[u32],
@@ -54,7 +77,7 @@ impl Prepared {
         // count.
         let params = params.iter().copied().chain(std::iter::repeat(1)).take(all);
         let words = params.chain(self.constants.iter().copied());
-        self.upload.map(|bytes| {
+        self.passages[lane].upload.map(|bytes| {
             let (table, rest) = bytes.split_at_mut(self.words_at() as usize);
             let (state_table, target_table) = table.split_at_mut(self.targets_at() as usize);
             for (to, address) in state_table.chunks_exact_mut(8).zip(states.chain(std::iter::repeat(0))) {
@@ -80,11 +103,12 @@ impl Prepared {
 
     pub fn read_outputs(
         &self,
+        lane: usize,
         outputs: &mut [(Tensor, Output<'_>)],
         delivered: Option<Tensor>,
         shared: &HashMap<usize, Imported>,
     ) -> Result<(), ComputeError> {
-        self.download.map(|bytes| {
+        self.passages[lane].download.map(|bytes| {
             for (i, &t) in self.plan.outputs.iter().enumerate().filter(|(_, t)| delivered != Some(**t)) {
                 let (mut at, dtype) = (self.outputs.offset(i) as usize, self.plan.tensors.dtype(t));
                 for (_, output) in outputs.iter_mut().filter(|(wanted, _)| *wanted == t) {

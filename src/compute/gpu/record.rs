@@ -10,12 +10,13 @@ use super::super::{ComputeError, Profile};
 use super::hazard::Hazards;
 use super::kernels::{self, Addresses, Dispatch, Target, Variant};
 use super::memory::{Layout, Slots, State, Tables, Weights};
-use super::{Key, Prepared};
+use super::{Key, Passage, Prepared};
 use crate::vk::{Buffer, CommandBuffer, Device, Pipeline, Recorder, Stage};
 
 /// Everything that a recording works on.
 pub(super) struct Memory<'a> {
     pub prepared: &'a Prepared,
+    pub passage: &'a Passage,
     /// The session's state, for a plan of one seat.
     pub state: Option<&'a State>,
     pub weights: &'a Weights,
@@ -59,8 +60,8 @@ impl<'a> Addressing<'a> {
             plan: &prepared.plan,
             slots: &prepared.slots,
             arena: memory.arena,
-            params: prepared.params.address() + prepared.words_at(),
-            table: prepared.params.address(),
+            params: memory.passage.params.address() + prepared.words_at(),
+            table: memory.passage.params.address(),
             tables: prepared.tables.as_ref(),
             places: Some(&prepared.places),
             homes: Some((memory.state, memory.weights)),
@@ -149,7 +150,7 @@ pub(super) fn record(
     let timestamps = if key.profiled { plan.steps.len() as u32 + 1 } else { 0 };
     let mut r = Recorder::new(device, &plan.name, timestamps)?;
     let state = memory.state.map(|s| &s.buffer);
-    for buffer in memory.weights.buffers.iter().chain(memory.arena).chain([&prepared.params]).chain(state) {
+    for buffer in memory.weights.buffers.iter().chain(memory.arena).chain([&memory.passage.params]).chain(state) {
         r.keep(buffer);
     }
     if let Some(Tables { buffer, .. }) = &prepared.tables {
@@ -187,7 +188,7 @@ pub(super) fn record(
         let at = plan.outputs.iter().position(|o| o == t).expect("a key lists outputs of its plan");
         let bytes = plan.tensors.bytes(*t) as u64;
         let (from, offset) = place(memory, *t);
-        r.copy(from, offset, &prepared.download, prepared.outputs.offset(at), bytes);
+        r.copy(from, offset, &memory.passage.download, prepared.outputs.offset(at), bytes);
     }
     r.barrier(Stage::All, Stage::Host);
     let names = |(step, all): (&super::super::plan::Step, &Vec<Dispatch>)| {
@@ -204,17 +205,23 @@ pub(super) fn deliveries(memory: &Memory<'_>, key: &Key) -> Option<Dispatch> {
     let (buffer, offset) = place(memory, t);
     let seats = prepared.plan.seats();
     let bytes = prepared.plan.seat_elements(t);
-    Some(kernels::deliver(buffer.address() + offset, prepared.params.address() + prepared.targets_at(), bytes, seats))
+    Some(kernels::deliver(
+        buffer.address() + offset,
+        memory.passage.params.address() + prepared.targets_at(),
+        bytes,
+        seats,
+    ))
 }
 
 fn copy_in(r: &mut Recorder, memory: &Memory<'_>) {
     let (prepared, plan) = (memory.prepared, &memory.prepared.plan);
-    r.copy(&prepared.upload, 0, &prepared.params, 0, prepared.params.bytes());
+    let Passage { upload, params, .. } = memory.passage;
+    r.copy(upload, 0, params, 0, params.bytes());
     for (i, &t) in plan.inputs.iter().enumerate() {
         // An input that no step reads has no slot.
         if matches!(plan.tensors.home(t), Home::Arena(slot) if slot < plan.slots.len()) {
             let (to, offset) = place(memory, t);
-            r.copy(&prepared.upload, prepared.inputs.offset(i + 1), to, offset, plan.tensors.bytes(t) as u64);
+            r.copy(upload, prepared.inputs.offset(i + 1), to, offset, plan.tensors.bytes(t) as u64);
         }
     }
 }

@@ -133,7 +133,7 @@ impl ReferenceExecutor {
     }
 
     /// The plan's other tensors as a run finds them.
-    fn begin(&self, plan: &Plan, run: &Run<'_>) -> Result<Values, ComputeError> {
+    fn enter(&self, plan: &Plan, run: &Run<'_>) -> Result<Values, ComputeError> {
         let mut all = Vec::new();
         for (_, info) in plan.tensors.iter() {
             let mut values = match info.home {
@@ -286,7 +286,7 @@ impl Executor for ReferenceExecutor {
     fn run(&mut self, mut run: Run<'_>) -> Result<(), ComputeError> {
         let plan = self.plan(run.plan)?;
         run::check(&plan, &run, |id| self.states.get(&id.0).map(|s| &*s.layout))?;
-        let mut values = self.begin(&plan, &run)?;
+        let mut values = self.enter(&plan, &run)?;
         let mut seats = self.sit(&plan, &run);
         for step in &plan.steps {
             let start = Instant::now();

@@ -44,10 +44,15 @@ impl<S> Live<S> {
     /// This session's part of the engine's run. The frame goes into the ring, if the engine can and the reader does not
     /// have it already; else into `picture`.
     pub fn part<'a>(&'a mut self, picture: &'a mut [u8]) -> Part<'a, S> {
-        let shared = self.shared.filter(|_| self.tick >= self.publish_from);
-        self.in_place = shared.is_some();
-        let picture = match shared {
-            Some(shared) => Picture::Shared(shared, self.ring.reserve(self.tick)),
+        let direct = self.shared.is_some() && self.tick >= self.publish_from;
+        self.in_place = direct.then(|| self.ring.reserve(self.tick));
+        self.part_again(picture)
+    }
+
+    /// The same part once more, when the run has ended.
+    pub fn part_again<'a>(&'a mut self, picture: &'a mut [u8]) -> Part<'a, S> {
+        let picture = match self.shared.zip(self.in_place) {
+            Some((shared, offset)) => Picture::Shared(shared, offset),
             None => Picture::Bytes(picture),
         };
         Part { session: &mut self.inner, keys: self.keys, picture }
@@ -66,9 +71,9 @@ impl<S> Live<S> {
                 seq: self.seq(),
                 flags: std::mem::take(&mut self.flags) | degraded,
             };
-            match self.in_place {
-                true => self.ring.commit(&meta),
-                false => self.ring.publish(&meta, picture),
+            match self.in_place.take() {
+                Some(_) => self.ring.commit(&meta),
+                None => self.ring.publish(&meta, picture),
             }
         }
         self.tick += 1;
