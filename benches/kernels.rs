@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gamegend::compute::gpu::{GpuExecutor, GpuOptions, Tier, Tile};
+use gamegend::compute::gpu::{Finish, GpuExecutor, GpuOptions, Tier, Tile};
 use gamegend::compute::op::{
     Act, Add, Attention, Conv3x3, Cost, Groups, HeadNorm, Linear, Norm, NormKind, Op, RingAttention, Rope,
 };
@@ -41,6 +41,9 @@ const PRODUCTS: &[(usize, usize, usize)] = &[
     (93600, 1152, 4608),
     (93600, 3456, 1152),
     (93600, 1152, 1152),
+    (187200, 4608, 1152),
+    (82680, 3456, 1152),
+    (16640, 1152, 4608),
     (8192, 1152, 1152),
     (3600, 1152, 1152),
     (3840, 1152, 384),
@@ -378,13 +381,19 @@ fn row(line: &Line, best: &Peak, peer: &BTreeMap<String, f64>) -> String {
     )
 }
 
-/// Prints what every tile takes for a product.
+/// Prints what every tile takes for a product, plain and with everything that the model puts around it.
 fn tiles(x: &mut GpuExecutor, (m, n, k): (usize, usize, usize)) -> Result<(), ComputeError> {
-    let name = |t: &Tile| format!("{}x{}x{} {:?}", t.bm, t.bn, t.bk, t.cut);
-    for timed in x.measure("linear_cm", m, n, k)? {
-        let seconds = timed.time.as_secs_f64();
-        let rate = 2.0 * (m * n * k) as f64 / seconds / 1e12;
-        println!("tile     {m}x{n}x{k} {:<60} {:>9.1} us {rate:>7.1} TFLOP/s", name(&timed.tile), seconds * 1e6);
+    let name = |t: &Tile| {
+        let Tile { bm, bn, bk, wm, wn, stages, ahead } = t;
+        format!("{bm}x{bn}x{bk} subgroups {wm}x{wn} stages {stages} ahead {ahead}")
+    };
+    for (what, finish) in [("linear", Finish::default()), ("fused", Finish { act: 1, flags: 7 })] {
+        for timed in x.measure("linear_cm", (m, n, k), finish)? {
+            let seconds = timed.time.as_secs_f64();
+            let rate = 2.0 * (m * n * k) as f64 / seconds / 1e12;
+            let tile = name(&timed.tile);
+            println!("tile     {what} {m}x{n}x{k} {tile:<50} {:>9.1} us {rate:>7.1} TFLOP/s", seconds * 1e6);
+        }
     }
     Ok(())
 }

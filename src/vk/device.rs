@@ -13,7 +13,7 @@ use gpu_allocator::{AllocationSizes, AllocatorDebugSettings};
 use super::VkError;
 use super::instance::{DeviceEntry, Instance};
 use super::lanes::{LANES_MAX, Lane, Turn};
-use super::matrix::{self, MatrixShape, WorkgroupFeatures};
+use super::matrix::{self, MatrixShape};
 
 /// Memory is taken from the driver in blocks of this size; larger buffers get their own.
 const BLOCK_BYTES: u64 = 64 << 20;
@@ -31,8 +31,6 @@ pub struct Features {
     pub subgroup_size_control: bool,
     /// `VK_KHR_cooperative_matrix` with the memory model that its kernels are written in.
     pub cooperative_matrix: bool,
-    /// `VK_NV_cooperative_matrix2`, and the above: matrices of a whole workgroup, operands moved by the driver.
-    pub workgroup_matrix: bool,
     /// `VK_EXT_external_memory_host`: kernels write into memory of the host.
     pub host_memory: bool,
 }
@@ -55,8 +53,6 @@ pub struct Limits {
     pub local_max: u32,
     /// The largest matrices that the device multiplies, if it does.
     pub matrix: Option<MatrixShape>,
-    /// Invocations at most of a workgroup that multiplies as a whole; 0 if none does.
-    pub matrix_local_max: u32,
     /// Alignment of host memory that is imported.
     pub host_alignment: u64,
 }
@@ -117,9 +113,6 @@ impl Device {
         let mut limits = limits(instance, physical, &properties, family.timestamp_bits);
         if features.cooperative_matrix {
             limits.matrix = matrix::shape(instance, physical);
-        }
-        if features.workgroup_matrix {
-            limits.matrix_local_max = matrix::workgroup_size_max(instance, physical);
         }
         if features.host_memory {
             limits.host_alignment = host_alignment(instance, physical);
@@ -273,10 +266,9 @@ fn create(
     let extensions = unsafe { api.enumerate_device_extension_properties(physical) }.unwrap_or_default();
     let matrix_name = khr::cooperative_matrix::NAME;
     let has_name = |name| extensions.iter().any(|e| e.extension_name_as_c_str() == Ok(name));
-    let (has_matrix, has_workgroup) = (has_name(matrix_name), has_name(matrix::WORKGROUP_NAME));
+    let has_matrix = has_name(matrix_name);
 
     let (mut has11, mut has12, mut has13) = Default::default();
-    let mut has_whole = WorkgroupFeatures::default();
     let mut has_coop = vk::PhysicalDeviceCooperativeMatrixFeaturesKHR::default();
     let mut has = vk::PhysicalDeviceFeatures2::default()
         .push_next::<vk::PhysicalDeviceVulkan11Features<'_>>(&mut has11)
@@ -284,9 +276,6 @@ fn create(
         .push_next::<vk::PhysicalDeviceVulkan13Features<'_>>(&mut has13);
     if has_matrix {
         has = has.push_next(&mut has_coop);
-    }
-    if has_workgroup {
-        has = has.push_next(&mut has_whole);
     }
     // SAFETY: needs a chain of structures that the device knows: core ones of 1.3 and one whose extension it lists.
     unsafe { api.get_physical_device_features2(physical, &mut has) };
@@ -308,7 +297,6 @@ fn create(
         int64: core.shader_int64 != 0,
         subgroup_size_control: has13.subgroup_size_control != 0 && has13.compute_full_subgroups != 0,
         cooperative_matrix,
-        workgroup_matrix: cooperative_matrix && has_workgroup && has_whole.suffice(),
         host_memory: has_name(ext::external_memory_host::NAME),
     };
 
@@ -336,11 +324,6 @@ fn create(
     if features.cooperative_matrix {
         wanted = wanted.push_next(&mut use_coop);
         names.push(matrix_name.as_ptr());
-    }
-    let mut use_whole = WorkgroupFeatures::used();
-    if features.workgroup_matrix {
-        wanted = wanted.push_next(&mut use_whole);
-        names.push(matrix::WORKGROUP_NAME.as_ptr());
     }
     if features.host_memory {
         names.push(ext::external_memory_host::NAME.as_ptr());
@@ -387,7 +370,6 @@ fn limits(
         memory_bytes: local.max().unwrap_or(0),
         local_max: properties.limits.max_compute_work_group_invocations,
         matrix: None,
-        matrix_local_max: 0,
         host_alignment: 0,
     }
 }

@@ -22,6 +22,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rayon::prelude::*;
+
 use self::flight::Begun;
 use self::kernels::{DELIVERED_BYTES, Matrix, Target, Variant};
 use self::memory::{Layout, Slots, State, Tables, Transfer, Weights};
@@ -37,7 +39,7 @@ use crate::vk::{
     self, Buffer, Canary, Device, Imported, Instance, Module, PhysicalKind, Pipeline, PipelineCache, Place, VkError,
 };
 
-pub use self::kernels::tile::{Cut, Tile};
+pub use self::kernels::tile::{Finish, Tile};
 pub use self::tune::Timed;
 pub use crate::vk::{LANES_MAX, Validation};
 
@@ -265,18 +267,25 @@ impl GpuExecutor {
         Ok(())
     }
 
-    fn pipeline(&mut self, variant: Variant) -> Result<(), ComputeError> {
-        if !self.pipelines.contains_key(&variant) {
+    /// Compiles those of the kernels that are not yet, side by side: a driver takes up to seconds for one.
+    fn pipelines(&mut self, variants: impl IntoIterator<Item = Variant>) -> Result<(), ComputeError> {
+        let mut new: Vec<Variant> = variants.into_iter().filter(|v| !self.pipelines.contains_key(v)).collect();
+        new.sort();
+        new.dedup();
+        let (device, cache, precision) = (&self.device, &self.cache, self.info.precision);
+        let lanes = self.target.matrix.map(|m| m.lanes);
+        let compile = |&variant: &Variant| {
             let (kernel, spec) = (variant.0.kernel(), variant.1);
             let module = Module {
-                words: kernel.words(self.info.precision),
+                words: kernel.words(precision),
                 push_bytes: kernel.push_bytes,
                 spec: spec.values(),
-                subgroup: self.target.matrix.map(|m| m.lanes).filter(|_| !kernel.specs.is_empty()),
+                subgroup: lanes.filter(|_| !kernel.specs.is_empty()),
             };
-            let pipeline = Pipeline::new(&self.device, &self.cache, kernel.name, module)?;
-            self.pipelines.insert(variant, Arc::new(pipeline));
-        }
+            Pipeline::new(device, cache, kernel.name, module).map(|p| (variant, Arc::new(p)))
+        };
+        let compiled: Vec<_> = new.par_iter().map(compile).collect::<Result<_, VkError>>()?;
+        self.pipelines.extend(compiled);
         Ok(())
     }
 
@@ -292,9 +301,7 @@ impl GpuExecutor {
             }
         }
         let before = self.pipelines.len();
-        for variant in used {
-            self.pipeline(variant)?;
-        }
+        self.pipelines(used)?;
         if self.pipelines.len() > before {
             self.cache.save();
         }
@@ -318,9 +325,7 @@ impl GpuExecutor {
         let steps = record::lower(&memory, &self.target)?;
         let delivery = record::deliveries(&memory, key);
         let needed: Vec<Variant> = steps.iter().flatten().chain(&delivery).map(|d| d.variant()).collect();
-        for variant in needed {
-            self.pipeline(variant)?;
-        }
+        self.pipelines(needed)?;
         let memory = self.memory(key);
         let recording = record::record(&self.device, &memory, &steps, &self.pipelines, key)?;
         self.recordings.insert(key.clone(), recording);
@@ -517,17 +522,13 @@ fn matrix(device: &Device) -> Option<Matrix> {
     let (limits, features) = (device.limits(), device.features());
     let shape = limits.matrix.filter(|_| features.float16 && features.subgroup_size_control)?;
     let (shared_bytes, local_max) = (limits.shared_bytes, limits.local_max);
-    let (lanes, whole_local_max) = (limits.subgroup_size, limits.matrix_local_max);
-    Some(Matrix { shape, lanes, shared_bytes, local_max, whole_local_max }).filter(Matrix::usable)
+    Some(Matrix { shape, lanes: limits.subgroup_size, shared_bytes, local_max }).filter(Matrix::usable)
 }
 
 /// The tier in words.
 fn tier(matrix: Option<&Matrix>) -> String {
     match matrix {
-        Some(Matrix { shape: s, whole_local_max: whole, .. }) => {
-            let whole = if *whole > 0 { " and whole workgroups" } else { "" };
-            format!("{} kernels of {}x{}x{}{whole}", Tier::Matrix.name(), s.m, s.n, s.k)
-        }
+        Some(Matrix { shape: s, .. }) => format!("{} kernels of {}x{}x{}", Tier::Matrix.name(), s.m, s.n, s.k),
         None => format!("{} kernels", Tier::Subgroup.name()),
     }
 }

@@ -14,10 +14,10 @@ use serde::{Deserialize, Serialize};
 
 use super::super::{ComputeError, DType};
 use super::GpuExecutor;
-use super::kernels::{self, Dispatch, KernelId, Matrix, Operands, Product, Tile};
+use super::kernels::{self, Dispatch, Finish, KernelId, Matrix, Operands, Product, Tile};
 use crate::vk::{Buffer, Place, Recorder, Stage};
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Rows that are measured at most: more of them change no tile.
 const ROWS_MAX: usize = 16384;
 /// Timed launches of a tile, after one that warms it up; the shortest counts.
@@ -42,6 +42,7 @@ struct Entry {
     m: usize,
     n: usize,
     k: usize,
+    finish: Finish,
     tile: Tile,
 }
 
@@ -65,13 +66,13 @@ fn parse(text: &[u8], device: &str, matrix: &Matrix) -> Result<BTreeMap<Product,
         return Err("it is of another version or device".to_string());
     }
     let mut tiles = BTreeMap::new();
-    for Entry { kernel, m, n, k, tile } in file.tiles {
+    for Entry { kernel, m, n, k, finish, tile } in file.tiles {
         let known = [KernelId::LinearCm, KernelId::Conv3x3Cm].into_iter().find(|id| id.kernel().name == kernel);
         let kernel = known.ok_or_else(|| format!("{kernel} has no tiles"))?;
-        if !matrix.tiles(kernel).any(|t| t == tile) {
+        if !matrix.tiles().any(|t| t == tile) {
             return Err(format!("the device has no tile {tile:?}"));
         }
-        tiles.insert(Product { kernel, m, n, k }, tile);
+        tiles.insert(Product { kernel, m, n, k, finish }, tile);
     }
     Ok(tiles)
 }
@@ -79,7 +80,7 @@ fn parse(text: &[u8], device: &str, matrix: &Matrix) -> Result<BTreeMap<Product,
 fn print(device: &str, tiles: &BTreeMap<Product, Tile>) -> String {
     let entry = |(p, tile): (&Product, &Tile)| {
         let kernel = p.kernel.kernel().name.to_string();
-        Entry { kernel, m: p.m, n: p.n, k: p.k, tile: *tile }
+        Entry { kernel, m: p.m, n: p.n, k: p.k, finish: p.finish, tile: *tile }
     };
     let file = File { version: VERSION, device: device.to_string(), tiles: tiles.iter().map(entry).collect() };
     serde_json::to_string_pretty(&file).expect("numbers and names become JSON")
@@ -174,11 +175,9 @@ impl GpuExecutor {
         })
     }
 
-    fn launch(&mut self, product: &Product, tile: Tile, s: &Scratch) -> Result<Dispatch, ComputeError> {
+    fn launch(&self, product: &Product, tile: Tile, s: &Scratch) -> Dispatch {
         let operands = Operands { x: s.x.address(), w: s.w.address(), y: s.y.address() };
-        let dispatch = kernels::sample(&self.target, product, tile, operands);
-        self.pipeline(dispatch.variant())?;
-        Ok(dispatch)
+        kernels::sample(&self.target, product, tile, operands)
     }
 
     /// How long every sensible tile takes; empty if the device has no clock.
@@ -189,11 +188,9 @@ impl GpuExecutor {
             let within = |side: u32, of: usize| side as usize <= (2 * of).max(32);
             within(t.bm, product.m) && within(t.bn, product.n)
         };
-        let tiles: Vec<Tile> = matrix.tiles(product.kernel).filter(sensible).collect();
-        let mut dispatches = Vec::new();
-        for &tile in &tiles {
-            dispatches.push(self.launch(product, tile, scratch)?);
-        }
+        let tiles: Vec<Tile> = matrix.tiles().filter(sensible).collect();
+        let dispatches: Vec<Dispatch> = tiles.iter().map(|&tile| self.launch(product, tile, scratch)).collect();
+        self.pipelines(dispatches.iter().map(Dispatch::variant))?;
         let mut r = Recorder::new(&self.device, "tuner", (dispatches.len() * (LAUNCHES + 1)) as u32)?;
         for buffer in [&scratch.x, &scratch.w, &scratch.y] {
             r.keep(buffer);
@@ -215,7 +212,8 @@ impl GpuExecutor {
 
     /// Both ends of the result that a tile gives.
     fn sample(&mut self, product: &Product, tile: Tile, scratch: &Scratch) -> Result<Vec<f32>, ComputeError> {
-        let dispatch = self.launch(product, tile, scratch)?;
+        let dispatch = self.launch(product, tile, scratch);
+        self.pipelines([dispatch.variant()])?;
         let mut r = Recorder::new(&self.device, "tuner: sample", 0)?;
         for buffer in [&scratch.x, &scratch.w, &scratch.y] {
             r.keep(buffer);
@@ -232,22 +230,27 @@ impl GpuExecutor {
         Ok(ends)
     }
 
-    /// How long every sensible tile takes for a product of the matrix tier, by themselves: for benchmarks.
+    /// How long every sensible tile takes for a product of the matrix tier: for benchmarks.
     ///
     /// Errors: [`ComputeError::Device`] if the device has no matrix tier; otherwise those of the device.
-    pub fn measure(&mut self, kernel: &str, m: usize, n: usize, k: usize) -> Result<Vec<Timed>, ComputeError> {
+    pub fn measure(
+        &mut self,
+        kernel: &str,
+        (m, n, k): (usize, usize, usize),
+        finish: Finish,
+    ) -> Result<Vec<Timed>, ComputeError> {
         let known = [KernelId::LinearCm, KernelId::Conv3x3Cm].into_iter().find(|id| id.kernel().name == kernel);
         let kernel = known
             .filter(|_| self.target.matrix.is_some())
             .ok_or_else(|| ComputeError::Device { what: format!("{} has no tiles for {kernel}", self.info.name) })?;
-        let product = Product { kernel, m, n, k };
+        let product = Product { kernel, m, n, k, finish };
         let scratch = self.scratch(&[product])?;
         self.times(&product, &scratch)
     }
 
     /// The tiles of this device for products, by the number that [`GpuOptions::tile`](super::GpuOptions) takes.
     pub fn tiles(&self) -> Vec<Tile> {
-        self.target.matrix.iter().flat_map(|m| m.tiles(KernelId::LinearCm)).collect()
+        self.target.matrix.iter().flat_map(|m| m.tiles()).collect()
     }
 }
 
@@ -271,14 +274,14 @@ mod tests {
 
     fn matrix() -> Matrix {
         let shape = MatrixShape { m: 16, n: 16, k: 16 };
-        Matrix { shape, lanes: 32, shared_bytes: 48 << 10, local_max: 1024, whole_local_max: 256 }
+        Matrix { shape, lanes: 32, shared_bytes: 48 << 10, local_max: 1024 }
     }
 
     fn tiles() -> BTreeMap<Product, Tile> {
         let m = matrix();
-        let product = |kernel, m| Product { kernel, m, n: 384, k: 64 };
-        let last = m.tiles(KernelId::LinearCm).last().expect("there are some");
-        let first = m.tiles(KernelId::Conv3x3Cm).next().expect("there are some");
+        let product = |kernel, m| Product { kernel, m, n: 384, k: 64, finish: Finish { act: 1, flags: 3 } };
+        let last = m.tiles().last().expect("there are some");
+        let first = m.tiles().next().expect("there are some");
         BTreeMap::from([(product(KernelId::LinearCm, 240), last), (product(KernelId::Conv3x3Cm, 99), first)])
     }
 
@@ -292,9 +295,9 @@ mod tests {
     fn files_of_others_and_damaged_ones_count_as_none() {
         let text = print("a device", &tiles());
         assert!(parse(text.as_bytes(), "another", &matrix()).is_err());
-        let poor = Matrix { whole_local_max: 0, ..matrix() };
+        let poor = Matrix { local_max: 64, ..matrix() };
         assert!(parse(text.as_bytes(), "a device", &poor).is_err());
-        for (from, to) in [("\"version\": 1", "\"version\": 2"), ("linear_cm", "add"), ("\"bm\": 256", "\"bm\": 257")] {
+        for (from, to) in [("\"version\": 2", "\"version\": 1"), ("linear_cm", "add"), ("\"bm\": 256", "\"bm\": 257")] {
             assert!(text.contains(from), "{text}");
             assert!(parse(text.replace(from, to).as_bytes(), "a device", &matrix()).is_err(), "{from}");
         }

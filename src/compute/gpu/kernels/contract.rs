@@ -25,9 +25,6 @@ const CAPABILITIES: &[(u32, &str)] = &[
     (4448, "StorageBuffer8BitAccess"),
     (5345, "VulkanMemoryModel"),
     (5347, "PhysicalStorageBufferAddresses"),
-    (5432, "CooperativeMatrixPerElementOperationsNV"),
-    (5433, "CooperativeMatrixTensorAddressingNV"),
-    (5439, "TensorAddressingNV"),
     (6022, "CooperativeMatrixKHR"),
 ];
 

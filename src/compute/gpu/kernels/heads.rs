@@ -63,7 +63,7 @@ mod tests {
 
     fn matrix(side: u32, lanes: u32, shared_bytes: u32) -> Matrix {
         let shape = MatrixShape { m: side, n: side, k: side };
-        Matrix { shape, lanes, shared_bytes, local_max: 1024, whole_local_max: 0 }
+        Matrix { shape, lanes, shared_bytes, local_max: 1024 }
     }
 
     #[test]

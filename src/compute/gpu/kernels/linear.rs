@@ -2,7 +2,9 @@
 
 use super::super::super::op::{Conv3x3, Linear};
 use super::super::super::tensor::View;
-use super::{Dispatch, Fill, KernelId, Lowering, Matrix, Operands, Product, Target, Tile, act_code, by_fours, flags};
+use super::{
+    Dispatch, Fill, Finish, KernelId, Lowering, Matrix, Operands, Product, Target, Tile, act_code, by_fours, flags,
+};
 
 /// Rows and columns of the tile that a workgroup of the tiled kernels computes.
 const TILE_ROWS: usize = 16;
@@ -21,13 +23,23 @@ const HAS_RES: usize = 4;
 /// The product that the matrix tier computes for an operation, if it does.
 pub(super) fn linear_product(l: &Lowering<'_>, op: &Linear) -> Option<Product> {
     l.matrix(&[Some(op.x), op.gate, op.res, Some(op.y)])?;
-    Some(Product { kernel: KernelId::LinearCm, m: op.x.rows, n: op.y.cols, k: op.x.cols })
+    let finish = Finish { act: act_code(op.act) as u32, flags: linear_flags(op) as u32 };
+    Some(Product { kernel: KernelId::LinearCm, m: op.x.rows, n: op.y.cols, k: op.x.cols, finish })
 }
 
 /// The same for a convolution: its taps and channels are what is summed over.
 pub(super) fn conv_product(l: &Lowering<'_>, op: &Conv3x3) -> Option<Product> {
     l.matrix(&[Some(op.x), op.res, Some(op.y)])?;
-    Some(Product { kernel: KernelId::Conv3x3Cm, m: op.y.rows, n: op.y.cols, k: 9 * op.x.cols })
+    let finish = Finish { act: act_code(op.act) as u32, flags: conv_flags(op) as u32 };
+    Some(Product { kernel: KernelId::Conv3x3Cm, m: op.y.rows, n: op.y.cols, k: 9 * op.x.cols, finish })
+}
+
+fn linear_flags(op: &Linear) -> usize {
+    flags(&[(op.bias.is_some(), HAS_BIAS), (op.gate.is_some(), HAS_GATE), (op.res.is_some(), HAS_RES)])
+}
+
+fn conv_flags(op: &Conv3x3) -> usize {
+    flags(&[(op.bias.is_some(), HAS_BIAS), (op.res.is_some(), HAS_RES)])
 }
 
 pub(super) fn linear(l: &Lowering<'_>, op: &Linear) -> Dispatch {
@@ -39,7 +51,6 @@ pub(super) fn linear(l: &Lowering<'_>, op: &Linear) -> Dispatch {
         (None, true, true) => KernelId::LinearGemv,
         (None, true, false) => KernelId::LinearTile,
     };
-    let present = [(op.bias.is_some(), HAS_BIAS), (op.gate.is_some(), HAS_GATE), (op.res.is_some(), HAS_RES)];
     let fill = Fill::new(kernel)
         .address("x", l.view(&op.x))
         .address("w", l.ctx.tensor(op.w))
@@ -54,13 +65,12 @@ pub(super) fn linear(l: &Lowering<'_>, op: &Linear) -> Dispatch {
         .word("gate_stride", op.gate.map_or(0, |g| g.stride))
         .word("res_stride", op.res.map_or(0, |r| r.stride))
         .word("y_stride", op.y.stride)
-        .word("span", op.gate.map_or(m, |g| m / g.rows))
-        .word("act", act_code(op.act))
-        .word("flags", flags(&present));
+        .word("span", op.gate.map_or(m, |g| m / g.rows));
     if let (Some(product), Some(matrix)) = (product, &l.target.matrix) {
         let tile = l.target.tile(matrix, &product);
         return fill.variant(tile.variant(matrix, &product)).over(tile.groups(m, n), 1);
     }
+    let fill = fill.word("act", act_code(op.act)).word("flags", linear_flags(op));
     match kernel {
         KernelId::LinearTile => fill.over(m.div_ceil(TILE_ROWS), n.div_ceil(TILE_COLS)),
         _ => fill.over(m, n.div_ceil(GEMV_COLS)),
@@ -84,7 +94,6 @@ pub(super) fn conv3x3(l: &Lowering<'_>, op: &Conv3x3) -> Vec<Dispatch> {
 fn picture(l: &Lowering<'_>, op: &Conv3x3) -> Dispatch {
     let (pixels, cout) = (op.y.rows, op.y.cols);
     let kernel = if by_fours(&op.x) { KernelId::Conv3x3Tile } else { KernelId::Conv3x3Any };
-    let present = [(op.bias.is_some(), HAS_BIAS), (op.res.is_some(), HAS_RES)];
     let fill = Fill::new(kernel)
         .address("x", l.view(&op.x))
         .address("w", l.ctx.tensor(op.w))
@@ -99,7 +108,7 @@ fn picture(l: &Lowering<'_>, op: &Conv3x3) -> Dispatch {
         .word("res_stride", op.res.map_or(0, |r| r.stride))
         .word("y_stride", op.y.stride)
         .word("act", act_code(op.act))
-        .word("flags", flags(&present));
+        .word("flags", conv_flags(op));
     match kernel {
         KernelId::Conv3x3Tile => fill.over(pixels.div_ceil(TILE_ROWS), cout.div_ceil(TILE_COLS)),
         _ => {
@@ -109,19 +118,19 @@ fn picture(l: &Lowering<'_>, op: &Conv3x3) -> Dispatch {
     }
 }
 
-/// A bare product with a tile, to be measured: no bias, no activation; a convolution's picture is 64 pixels wide.
+/// A product with a tile, to be measured: contiguous, one row of gates; a convolution's picture is 64 pixels wide.
 pub(super) fn sample(target: &Target, product: &Product, tile: Tile, operands: Operands) -> Dispatch {
     const WIDTH: usize = 64;
     let matrix = target.matrix.as_ref().expect("only the matrix tier has products");
-    let Product { kernel, m, n, k } = *product;
+    let Product { kernel, m, n, k, .. } = *product;
     let Operands { x, w, y } = operands;
     let fill = Fill::new(kernel).variant(tile.variant(matrix, product));
     let fill = match kernel {
         KernelId::Conv3x3Cm => fill
             .address("x", x)
             .address("w", w)
-            .address("bias", 0)
-            .address("res", 0)
+            .address("bias", w)
+            .address("res", y)
             .address("y", y)
             .word("m", m)
             .word("n", n)
@@ -130,27 +139,23 @@ pub(super) fn sample(target: &Target, product: &Product, tile: Tile, operands: O
             .word("width", WIDTH)
             .word("cin", k / 9)
             .word("x_stride", k / 9)
-            .word("res_stride", 0)
-            .word("y_stride", n)
-            .word("act", 0)
-            .word("flags", 0),
+            .word("res_stride", n)
+            .word("y_stride", n),
         _ => fill
             .address("x", x)
             .address("w", w)
-            .address("bias", 0)
-            .address("gate", 0)
-            .address("res", 0)
+            .address("bias", w)
+            .address("gate", w)
+            .address("res", y)
             .address("y", y)
             .word("m", m)
             .word("n", n)
             .word("k", k)
             .word("x_stride", k)
-            .word("gate_stride", 0)
-            .word("res_stride", 0)
+            .word("gate_stride", n)
+            .word("res_stride", n)
             .word("y_stride", n)
-            .word("span", m)
-            .word("act", 0)
-            .word("flags", 0),
+            .word("span", m),
     };
     fill.over(tile.groups(m, n), 1)
 }
@@ -158,7 +163,6 @@ pub(super) fn sample(target: &Target, product: &Product, tile: Tile, operands: O
 /// The convolution of all pictures at once.
 fn pictures(l: &Lowering<'_>, op: &Conv3x3, matrix: &Matrix, product: &Product) -> Dispatch {
     let Product { m, n, k, .. } = *product;
-    let present = [(op.bias.is_some(), HAS_BIAS), (op.res.is_some(), HAS_RES)];
     let tile = l.target.tile(matrix, product);
     Fill::new(product.kernel)
         .variant(tile.variant(matrix, product))
@@ -176,7 +180,5 @@ fn pictures(l: &Lowering<'_>, op: &Conv3x3, matrix: &Matrix, product: &Product) 
         .word("x_stride", op.x.stride)
         .word("res_stride", op.res.map_or(0, |r| r.stride))
         .word("y_stride", op.y.stride)
-        .word("act", act_code(op.act))
-        .word("flags", flags(&present))
         .over(tile.groups(m, n), 1)
 }

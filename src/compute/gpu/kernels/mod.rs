@@ -26,7 +26,7 @@ use super::super::tensor::{Param, Precision, Tensor, View};
 
 pub use heads::Heads;
 pub use table::{Field, FieldKind, KernelId};
-pub use tile::{Matrix, Product, Tile};
+pub use tile::{Finish, Matrix, Product, Tile};
 
 /// Push constants that every Vulkan device has room for.
 pub const PUSH_BYTES_MAX: usize = 128;
@@ -65,7 +65,7 @@ impl Push {
 }
 
 /// Specialization constants of one pipeline, by their numbers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Spec {
     values: [u32; SPECS_MAX],
     len: usize,
@@ -129,7 +129,7 @@ pub struct Target {
 impl Target {
     /// The tile of a product.
     pub fn tile(&self, matrix: &Matrix, product: &Product) -> Tile {
-        let forced = self.forced.and_then(|n| matrix.tiles(product.kernel).nth(n));
+        let forced = self.forced.and_then(|n| matrix.tiles().nth(n));
         let measured = || self.tuned.get(product).copied();
         forced.or_else(measured).unwrap_or_else(|| matrix.guess(product))
     }

@@ -136,9 +136,9 @@ kernels! {
         x: Address, w: Address, bias: Address, res: Address, y: Address, height: Word, width: Word, cin: Word,
         cout: Word, x_stride: Word, res_stride: Word, y_stride: Word, act: Word, flags: Word,
     ]
-    Conv3x3Cm "conv3x3_cm" 0 (LOCAL LANES BM BN BK WM WN CM CN CK STAGES TAIL AHEAD) [
+    Conv3x3Cm "conv3x3_cm" 0 (LOCAL LANES BM BN BK WM WN CM CN CK STAGES TAIL AHEAD ACT FLAGS) [
         x: Address, w: Address, bias: Address, res: Address, y: Address, m: Word, n: Word, k: Word, height: Word,
-        width: Word, cin: Word, x_stride: Word, res_stride: Word, y_stride: Word, act: Word, flags: Word,
+        width: Word, cin: Word, x_stride: Word, res_stride: Word, y_stride: Word,
     ]
     Conv3x3Tile "conv3x3_tile" 32 [
         x: Address, w: Address, bias: Address, res: Address, y: Address, height: Word, width: Word, cin: Word,
@@ -170,15 +170,9 @@ kernels! {
         k: Word, x_stride: Word, gate_stride: Word, res_stride: Word, y_stride: Word, span: Word, act: Word,
         flags: Word,
     ]
-    LinearCm "linear_cm" 0 (LOCAL LANES BM BN BK WM WN CM CN CK STAGES TAIL AHEAD) [
+    LinearCm "linear_cm" 0 (LOCAL LANES BM BN BK WM WN CM CN CK STAGES TAIL AHEAD ACT FLAGS) [
         x: Address, w: Address, bias: Address, gate: Address, res: Address, y: Address, m: Word, n: Word,
-        k: Word, x_stride: Word, gate_stride: Word, res_stride: Word, y_stride: Word, span: Word, act: Word,
-        flags: Word,
-    ]
-    LinearCm2 "linear_cm2" 0 (LOCAL BM BN BK CLAMP) [
-        x: Address, w: Address, bias: Address, gate: Address, res: Address, y: Address, m: Word, n: Word,
-        k: Word, x_stride: Word, gate_stride: Word, res_stride: Word, y_stride: Word, span: Word, act: Word,
-        flags: Word,
+        k: Word, x_stride: Word, gate_stride: Word, res_stride: Word, y_stride: Word, span: Word,
     ]
     LinearGemv "linear_gemv" 32 [
         x: Address, w: Address, bias: Address, gate: Address, res: Address, y: Address, m: Word, n: Word,
