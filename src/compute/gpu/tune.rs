@@ -297,7 +297,7 @@ mod tests {
         assert!(parse(text.as_bytes(), "another", &matrix()).is_err());
         let poor = Matrix { local_max: 64, ..matrix() };
         assert!(parse(text.as_bytes(), "a device", &poor).is_err());
-        for (from, to) in [("\"version\": 2", "\"version\": 1"), ("linear_cm", "add"), ("\"bm\": 256", "\"bm\": 257")] {
+        for (from, to) in [("\"version\": 2", "\"version\": 1"), ("linear_cm", "add"), ("\"bm\": 192", "\"bm\": 193")] {
             assert!(text.contains(from), "{text}");
             assert!(parse(text.replace(from, to).as_bytes(), "a device", &matrix()).is_err(), "{from}");
         }
