@@ -9,14 +9,17 @@
 
 mod hazard;
 pub(crate) mod kernels;
+mod layout;
 mod memory;
 mod prepared;
 mod record;
+mod trial;
 mod tune;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use self::kernels::{DELIVERED_BYTES, Matrix, Target, Variant};
 use self::memory::{Layout, Slots, State, Tables, Transfer, Weights};
@@ -32,7 +35,9 @@ use crate::vk::{
     self, Buffer, Canary, Device, Imported, Instance, Module, PhysicalKind, Pipeline, PipelineCache, Place, VkError,
 };
 
+pub use self::kernels::RowCut;
 pub use self::kernels::tile::{Cut, Tile};
+pub use self::trial::{AttentionShape, AttentionTime};
 pub use self::tune::Timed;
 pub use crate::vk::Validation;
 
@@ -184,6 +189,11 @@ impl GpuExecutor {
             detail: format!("vulkan:{index}, {}, subgroups of {}{checks}", tier(matrix.as_ref()), limits.subgroup_size),
             memory_bytes: limits.memory_bytes,
         };
+        let cache = PipelineCache::open(&device, options.pipeline_cache.as_deref())?;
+        let layout = match &matrix {
+            Some(matrix) => layout::find(&device, &cache, matrix)?,
+            None => None,
+        };
         Ok(GpuExecutor {
             info,
             recordings: HashMap::new(),
@@ -194,11 +204,11 @@ impl GpuExecutor {
             next_shared: 0,
             weights: Weights::default(),
             arena: Vec::new(),
-            target: Target { precision, matrix, tuned, forced: options.tile },
+            target: Target { precision, matrix, tuned, layout, cut: None, forced: options.tile },
             tunes: options.tune.unwrap_or(!software) && options.tile.is_none(),
             tiles,
             pipelines: HashMap::new(),
-            cache: PipelineCache::open(&device, options.pipeline_cache.as_deref())?,
+            cache,
             transfer: Transfer::new(&device)?,
             canary: Arc::clone(instance.canary()),
             device,
@@ -249,16 +259,45 @@ impl GpuExecutor {
     }
 
     fn pipeline(&mut self, variant: Variant) -> Result<(), ComputeError> {
-        if !self.pipelines.contains_key(&variant) {
-            let (kernel, spec) = (variant.0.kernel(), variant.1);
-            let module = Module {
-                words: kernel.words(self.info.precision),
-                push_bytes: kernel.push_bytes,
-                spec: spec.values(),
-                subgroup: self.target.matrix.map(|m| m.lanes).filter(|_| !kernel.specs.is_empty()),
-            };
-            let pipeline = Pipeline::new(&self.device, &self.cache, kernel.name, module)?;
-            self.pipelines.insert(variant, Arc::new(pipeline));
+        self.pipelines_of(&[variant])
+    }
+
+    /// Compiles kernels, as many at once as the host has processors.
+    fn pipelines_of(&mut self, variants: &[Variant]) -> Result<(), ComputeError> {
+        let mut missing: Vec<Variant> = Vec::new();
+        for variant in variants {
+            if !self.pipelines.contains_key(variant) && !missing.contains(variant) {
+                missing.push(*variant);
+            }
+        }
+        let next = AtomicUsize::new(0);
+        let (device, cache, target) = (&self.device, &self.cache, &self.target);
+        let work = || {
+            let mut own = Vec::new();
+            while let Some(&variant) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let (kernel, spec) = (variant.0.kernel(), variant.1);
+                let module = Module {
+                    words: kernel.words(target.precision),
+                    push_bytes: kernel.push_bytes,
+                    spec: spec.values(),
+                    subgroup: target.matrix.map(|m| m.lanes).filter(|_| !kernel.specs.is_empty()),
+                };
+                own.push(Pipeline::new(device, cache, kernel.name, module).map(|p| (variant, Arc::new(p))));
+            }
+            own
+        };
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(missing.len());
+        let made = std::thread::scope(|s| {
+            let others: Vec<_> = (1..threads).map(|_| s.spawn(work)).collect();
+            let mut all = work();
+            for other in others {
+                all.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            }
+            all
+        });
+        for pipeline in made {
+            let (variant, pipeline) = pipeline?;
+            self.pipelines.insert(variant, pipeline);
         }
         Ok(())
     }
@@ -275,9 +314,7 @@ impl GpuExecutor {
             }
         }
         let before = self.pipelines.len();
-        for variant in used {
-            self.pipeline(variant)?;
-        }
+        self.pipelines_of(&used)?;
         if self.pipelines.len() > before {
             self.cache.save();
         }

@@ -10,6 +10,7 @@ mod image;
 mod linear;
 mod norm;
 mod pointwise;
+mod rows;
 pub mod table;
 pub mod tile;
 
@@ -25,6 +26,7 @@ use super::super::plan::Plan;
 use super::super::tensor::{Param, Precision, Tensor, View};
 
 pub use heads::Heads;
+pub use rows::{RowCut, RowLayout, layout_probe};
 pub use table::{Field, FieldKind, KernelId};
 pub use tile::{Matrix, Product, Tile};
 
@@ -122,6 +124,10 @@ pub struct Target {
     pub matrix: Option<Matrix>,
     /// The tiles that were measured to be the best.
     pub tuned: BTreeMap<Product, Tile>,
+    /// Where lanes have the elements of matrices, if that is known.
+    pub layout: Option<RowLayout>,
+    /// How attention is cut up, if the device can: for tests.
+    pub cut: Option<RowCut>,
     /// The tile of this number among those of the device for every product that has one: for tests.
     pub forced: Option<usize>,
 }

@@ -124,6 +124,11 @@ kernels! {
         hd: Word, q_stride: Word, k_row: Word, k_key: Word, v_row: Word, v_key: Word, y_stride: Word,
         scale: Real, flags: Word, count_step: Word, table: Address, seat_rows: Word,
     ]
+    AttentionRows "attention_rows" 0 (LOCAL LANES CM CN CK HEAD WIDTH8 KEYS BANDS SPAN LINES CLUSTER DIRECT STAGES AHEAD) [
+        q: Address, k: Address, v: Address, y: Address, count_at: Address, count_step: Word, lq: Word, lk: Word,
+        q_stride8: Word, k_stride8: Word, v_stride8: Word, y_stride8: Word, q_group8: Word, k_group8: Word,
+        v_group8: Word, y_group8: Word, scale: Real,
+    ]
     AttentionTile "attention_tile" 32 [
         q: Address, k: Address, v: Address, bias: Address, y: Address, count_at: Address, lq: Word, lk: Word,
         hd4: Word, q_stride4: Word, k_stride4: Word, v_stride4: Word, y_stride4: Word, scale: Real, flags: Word,
@@ -192,6 +197,9 @@ kernels! {
     ]
     Map "map" 64 [
         x: Address, y: Address, rows: Word, cols: Word, x_stride: Word, y_stride: Word, act: Word,
+    ]
+    MatrixLayout "matrix_layout" 0 (LOCAL LANES CM CN CK) [
+        out: Address,
     ]
     NormFilm "norm_film" 32 [
         x: Address, scale: Address, shift: Address, gate: Address, y: Address, rows: Word, cols: Word,
