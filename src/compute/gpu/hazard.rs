@@ -39,9 +39,9 @@ pub(super) struct Hazards {
 }
 
 impl Hazards {
-    /// Adds a step. True if a barrier must come before it, since it touches what an earlier one does.
-    pub fn needs_barrier(&mut self, op: &Op, tensors: &Tensors) -> bool {
-        let all = accesses(op, tensors);
+    /// Adds operations that run as one. True if a barrier must come before them, since they touch what an earlier one does.
+    pub fn needs_barrier<'a>(&mut self, ops: impl IntoIterator<Item = &'a Op>, tensors: &Tensors) -> bool {
+        let all: Vec<Access> = ops.into_iter().flat_map(|op| accesses(op, tensors)).collect();
         let conflict = all.iter().any(|a| self.since.iter().any(|b| a.conflicts(b)));
         if conflict {
             self.since.clear();
@@ -82,7 +82,7 @@ mod tests {
     /// For every step of the plan whether a barrier comes before it.
     fn barriers(plan: &Plan) -> Vec<bool> {
         let mut hazards = Hazards::default();
-        plan.steps.iter().map(|s| hazards.needs_barrier(&s.op, &plan.tensors)).collect()
+        plan.steps.iter().map(|s| hazards.needs_barrier([&s.op], &plan.tensors)).collect()
     }
 
     fn builder(layout: StateLayout) -> PlanBuilder {

@@ -306,11 +306,9 @@ impl GpuExecutor {
     fn compile(&mut self, plan: &Plan, slots: &Slots) -> Result<Vec<u32>, ComputeError> {
         let addressing = Addressing::dry(plan, slots);
         let mut used = Vec::new();
-        for step in &plan.steps {
-            for dispatch in kernels::lower(&step.op, plan, &addressing, &self.target) {
-                if !used.contains(&dispatch.variant()) {
-                    used.push(dispatch.variant());
-                }
+        for dispatch in kernels::lower_plan(plan, &addressing, &self.target).iter().flat_map(|s| &s.dispatches) {
+            if !used.contains(&dispatch.variant()) {
+                used.push(dispatch.variant());
             }
         }
         let before = self.pipelines.len();
@@ -331,7 +329,7 @@ impl GpuExecutor {
         let memory = record::Memory { prepared, state, weights: &self.weights, arena: &self.arena };
         let steps = record::lower(&memory, &self.target)?;
         let delivery = record::deliveries(&memory, key);
-        let needed: Vec<Variant> = steps.iter().flatten().chain(&delivery).map(|d| d.variant()).collect();
+        let needed: Vec<Variant> = steps.iter().flat_map(|s| &s.dispatches).chain(&delivery).map(|d| d.variant()).collect();
         for variant in needed {
             self.pipeline(variant)?;
         }

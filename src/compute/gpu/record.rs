@@ -8,7 +8,7 @@ use super::super::plan::{Home, Plan};
 use super::super::tensor::{Param, Tensor};
 use super::super::{ComputeError, Profile};
 use super::hazard::Hazards;
-use super::kernels::{self, Addresses, Dispatch, Target, Variant};
+use super::kernels::{self, Addresses, Dispatch, Lowered, Target, Variant};
 use super::memory::{Layout, Slots, State, Tables, Weights};
 use super::{Key, Prepared};
 use crate::vk::{Buffer, CommandBuffer, Device, Pipeline, Recorder, Stage};
@@ -114,10 +114,10 @@ impl Addresses for Addressing<'_> {
 }
 
 /// The dispatches of every step.
-pub(super) fn lower(memory: &Memory<'_>, target: &Target) -> Result<Vec<Vec<Dispatch>>, ComputeError> {
+pub(super) fn lower(memory: &Memory<'_>, target: &Target) -> Result<Vec<Lowered>, ComputeError> {
     let addressing = Addressing::new(memory);
     let plan = &memory.prepared.plan;
-    let steps: Vec<_> = plan.steps.iter().map(|s| kernels::lower(&s.op, plan, &addressing, target)).collect();
+    let steps = kernels::lower_plan(plan, &addressing, target);
     assert_eq!(addressing.constants(), memory.prepared.constants, "lowering is the same each time");
     Ok(steps)
 }
@@ -133,12 +133,12 @@ pub(super) struct Recording {
 pub(super) fn record(
     device: &Device,
     memory: &Memory<'_>,
-    steps: &[Vec<Dispatch>],
+    steps: &[Lowered],
     pipelines: &HashMap<Variant, Arc<Pipeline>>,
     key: &Key,
 ) -> Result<Recording, ComputeError> {
     let (prepared, plan) = (memory.prepared, &memory.prepared.plan);
-    for dispatch in steps.iter().flatten() {
+    for dispatch in steps.iter().flat_map(|s| &s.dispatches) {
         let fits = dispatch.grid.iter().zip(device.limits().grid_max).all(|(&n, max)| n > 0 && n <= max);
         if !fits {
             let (name, grid) = (dispatch.kernel.kernel().name, dispatch.grid);
@@ -161,11 +161,13 @@ pub(super) fn record(
         r.timestamp();
     }
     let mut hazards = Hazards::default();
-    for (step, dispatches) in plan.steps.iter().zip(steps) {
-        if hazards.needs_barrier(&step.op, &plan.tensors) {
+    for (at, lowered) in steps.iter().enumerate() {
+        let together = 1 + steps[at + 1..].iter().take_while(|s| s.follows).count();
+        let ops = plan.steps[at..at + together].iter().map(|s| &s.op);
+        if !lowered.follows && hazards.needs_barrier(ops, &plan.tensors) {
             r.barrier(Stage::Compute, Stage::Compute);
         }
-        for (i, dispatch) in dispatches.iter().enumerate() {
+        for (i, dispatch) in lowered.dispatches.iter().enumerate() {
             if i > 0 && dispatch.waits {
                 r.barrier(Stage::Compute, Stage::Compute);
             }
@@ -190,8 +192,8 @@ pub(super) fn record(
         r.copy(from, offset, &prepared.download, prepared.outputs.offset(at), bytes);
     }
     r.barrier(Stage::All, Stage::Host);
-    let names = |(step, all): (&super::super::plan::Step, &Vec<Dispatch>)| {
-        let kernels: Vec<String> = all.iter().map(Dispatch::label).collect();
+    let names = |(step, all): (&super::super::plan::Step, &Lowered)| {
+        let kernels: Vec<String> = all.dispatches.iter().map(Dispatch::label).collect();
         format!("{} {}", step.op.label(), kernels.join("+"))
     };
     let kernels = if key.profiled { plan.steps.iter().zip(steps).map(names).collect() } else { Vec::new() };

@@ -5,6 +5,7 @@
 //! kernels. Shapes, types and aliasing were checked when the plan was built: this module trusts them.
 
 mod attention;
+mod fuse;
 mod heads;
 mod image;
 mod linear;
@@ -25,6 +26,7 @@ use super::super::op::{Act, Op};
 use super::super::plan::Plan;
 use super::super::tensor::{Param, Precision, Tensor, View};
 
+pub use fuse::{Lowered, lower_plan};
 pub use heads::Heads;
 pub use rows::{RowCut, RowLayout, layout_probe};
 pub use table::{Field, FieldKind, KernelId};
@@ -175,7 +177,7 @@ pub fn lower(op: &Op, plan: &Plan, ctx: &dyn Addresses, target: &Target) -> Vec<
         // An operation over several pictures or sequences becomes a dispatch for each, which do not wait for another.
         Op::Conv3x3(op) => return linear::conv3x3(l, op),
         Op::Attention(op) => return attention::attention(l, op),
-        Op::ToI420(op) => return image::to_i420(l, op),
+        Op::ToI420(op) => image::to_i420(l, op),
         Op::Linear(op) => linear::linear(l, op),
         Op::Norm(op) => norm::norm(l, op),
         Op::HeadNorm(op) => norm::head_norm(l, op),

@@ -214,6 +214,12 @@ kernels! {
         x: Address, weight: Address, y: Address, rows: Word, cols: Word, x_stride: Word, y_stride: Word,
         eps: Real, act: Word, flags: Word,
     ]
+    RingStep "ring_step" 0 (LOCAL PARTS HEADS) [
+        q: Address, q_weight: Address, k_weight: Address, cos: Address, sin: Address, k_ring: Address,
+        slot_at: Address, table: Address, y: Address, count_word: Word, v_ring8: Word, k_at8: Word, v_at8: Word,
+        rows: Word, x_stride8: Word, y_stride8: Word, rope_rows: Word, rope_each: Word, window: Word,
+        seat_rows: Word, step: Word, eps: Real, scale: Real,
+    ]
     RingWrite "ring_write" 64 [
         x: Address, ring: Address, slot_at: Address, rows: Word, cols: Word, x_stride: Word, slot_step: Word,
         table: Address, seat_rows: Word,
@@ -228,6 +234,7 @@ kernels! {
     ]
     ToI420 "to_i420" 64 [
         x: Address, y: Address, width: Word, x_stride: Word, out_width: Word, out_height: Word, r: Word,
+        x_each: Word, y_each: Word,
     ]
     Unshuffle "unshuffle" 64 [
         x: Address, y: Address, rows: Word, cols: Word, width: Word, r: Word, x_stride: Word, y_stride: Word,
