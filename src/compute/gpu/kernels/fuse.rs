@@ -5,7 +5,7 @@
 use super::super::super::op::{HeadNorm, Op, RingAttention, RingWrite};
 use super::super::super::plan::{Home, Plan, Step};
 use super::super::super::tensor::{Param, Tensor, View};
-use super::{Addresses, Dispatch, Fill, KernelId, Lowering, Spec, Target, lower};
+use super::{Addresses, Dispatch, Fill, KernelId, Lowering, Spec, Target, lower, norm};
 
 /// What becomes of a step.
 #[derive(Debug)]
@@ -21,10 +21,10 @@ pub fn lower_plan(plan: &Plan, ctx: &dyn Addresses, target: &Target) -> Vec<Lowe
     let lowering = Lowering { plan, ctx, target, elem_bytes: target.precision.dtype().bytes() as u64 };
     let mut all: Vec<Lowered> = Vec::with_capacity(plan.steps.len());
     while let Some(step) = plan.steps.get(all.len()) {
-        let (dispatches, count) = match ring_step(&lowering, all.len()) {
-            Some(one) => (vec![one], RING_STEP),
-            None => (lower(&step.op, plan, ctx, target), 1),
-        };
+        let fused = ring_step(&lowering, all.len()).map(|one| (one, RING_STEP));
+        let fused = fused.or_else(|| two_norms(&lowering, all.len()).map(|one| (one, 2)));
+        let (dispatches, count) =
+            fused.map_or_else(|| (lower(&step.op, plan, ctx, target), 1), |(one, count)| (vec![one], count));
         all.push(Lowered { dispatches, follows: false });
         all.extend((1..count).map(|_| Lowered { dispatches: Vec::new(), follows: true }));
     }
@@ -44,16 +44,25 @@ fn ring_step(l: &Lowering<'_>, first: usize) -> Option<Dispatch> {
         return None;
     };
     let parts = l.matrix(&[Some(q.x), Some(k.x), Some(values.x), Some(attention.y)])?.parts(q.x.cols / q.heads)?;
-    let alike = norms_agree(q, k) && rings_agree(l, (q, k), (keys, values), attention);
+    let alike = q.rope.is_some() && norms_agree(q, k) && rings_agree(l, (q, k), (keys, values), attention);
     let rest = &l.plan.steps[first + RING_STEP..];
     let fits = parts >= 2 && alike && beside(&q.x, &k.x) && beside(&q.x, &values.x) && unread(l.plan, rest, q.x.tensor);
     fits.then(|| dispatch(l, (q, k), (keys, values), attention, parts))
 }
 
+/// Norms of queries and of keys that lie side by side, from step `first` on.
+fn two_norms(l: &Lowering<'_>, first: usize) -> Option<Dispatch> {
+    let [Op::HeadNorm(q), Op::HeadNorm(k)] = [&l.plan.steps.get(first)?.op, &l.plan.steps.get(first + 1)?.op] else {
+        return None;
+    };
+    let adjoin = beside(&q.x, &k.x) && k.x.offset == q.x.offset + q.x.cols;
+    (norms_agree(q, k) && adjoin).then(|| norm::two_head_norms(l, q, k)).flatten()
+}
+
 /// Both are of one shape and turn by one table.
 fn norms_agree(q: &HeadNorm, k: &HeadNorm) -> bool {
     let table = |n: &HeadNorm| n.rope.map(|r| (r.cos, r.sin, r.each));
-    (q.heads, q.x.cols, q.x.rows) == (k.heads, k.x.cols, k.x.rows) && q.eps == k.eps && q.rope.is_some() && table(q) == table(k)
+    (q.heads, q.x.cols, q.x.rows) == (k.heads, k.x.cols, k.x.rows) && q.eps == k.eps && table(q) == table(k)
 }
 
 /// The rings get these keys and values, and are what these queries attend to.

@@ -167,8 +167,8 @@ kernels! {
         rope_rows: Word, eps: Real, flags: Word, rope_each: Word,
     ]
     HeadNormParts "head_norm_parts" 0 (LOCAL PARTS) [
-        x: Address, weight: Address, cos: Address, sin: Address, rows: Word, heads: Word, x_stride4: Word,
-        rope_rows: Word, eps: Real, flags: Word, rope_each: Word,
+        x: Address, weight: Address, weight_rest: Address, cos: Address, sin: Address, rows: Word, heads: Word,
+        heads_first: Word, x_stride4: Word, rope_rows: Word, eps: Real, flags: Word, rope_each: Word,
     ]
     LinearAny "linear_any" 32 [
         x: Address, w: Address, bias: Address, gate: Address, res: Address, y: Address, m: Word, n: Word,
@@ -209,6 +209,11 @@ kernels! {
     NormModulate "norm_modulate" 32 [
         x: Address, scale: Address, shift: Address, y: Address, rows: Word, cols: Word, scale_span: Word,
         shift_span: Word, x_stride: Word, scale_stride: Word, shift_stride: Word, y_stride: Word, eps: Real,
+    ]
+    NormRows "norm_rows" 0 (LOCAL LANES CHUNKS KIND WEIGHT ACT) [
+        x: Address, weight: Address, scale: Address, shift: Address, gate: Address, y: Address, rows: Word,
+        cols8: Word, x_stride8: Word, y_stride8: Word, scale_span: Word, shift_span: Word, gate_span: Word,
+        scale_stride8: Word, shift_stride8: Word, gate_stride8: Word, eps: Real,
     ]
     NormWeight "norm_weight" 32 [
         x: Address, weight: Address, y: Address, rows: Word, cols: Word, x_stride: Word, y_stride: Word,
