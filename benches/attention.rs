@@ -20,19 +20,13 @@ const SHAPES: &[AttentionShape] = &[
 
 fn cuts() -> Vec<RowCut> {
     let mut all = Vec::new();
-    let of = |subgroups, bands, keys, stages, ahead, direct| RowCut { subgroups, bands, keys, stages, ahead, direct };
-    for (subgroups, bands) in [(4, 1), (8, 1), (4, 2), (2, 2), (8, 2)] {
-        for keys in [32, 64, 128] {
+    let of = |subgroups, bands, keys, stages, ahead, queries_stay| RowCut { subgroups, bands, keys, stages, ahead, queries_stay };
+    for (subgroups, bands, keys) in [(4, 2, 64), (4, 2, 32), (4, 1, 64), (4, 1, 128), (8, 1, 64), (8, 1, 128), (2, 2, 64), (8, 2, 64), (4, 2, 128)] {
+        for queries_stay in [false, true] {
             for (stages, ahead) in [(1, false), (1, true), (2, true)] {
-                if bands == 2 && keys == 128 || subgroups * bands == 16 && stages == 1 {
-                    continue;
-                }
-                all.push(of(subgroups, bands, keys, stages, ahead, true));
+                all.push(of(subgroups, bands, keys, stages, ahead, queries_stay));
             }
         }
-    }
-    for (subgroups, bands) in [(4, 1), (8, 1), (4, 2)] {
-        all.push(of(subgroups, bands, 64, 1, true, false));
     }
     all
 }
@@ -42,8 +36,8 @@ fn run(small: bool) -> Result<(), Box<dyn std::error::Error>> {
     let mut x = GpuExecutor::open_with(0, &options)?;
     println!("{} {} layout {}", x.device().name, x.device().detail, x.layout());
     let shapes: &[AttentionShape] = if small { &[(2, 37, 101, 2, 72), (1, 70, 64, 2, 64)] } else { SHAPES };
-    let of = |subgroups, bands, keys, stages, ahead, direct| RowCut { subgroups, bands, keys, stages, ahead, direct };
-    let few = vec![of(4, 1, 64, 1, true, true), of(4, 2, 32, 2, true, true), of(2, 1, 32, 1, false, true), of(4, 1, 64, 1, true, false)];
+    let of = |subgroups, bands, keys, stages, ahead, queries_stay| RowCut { subgroups, bands, keys, stages, ahead, queries_stay };
+    let few = vec![of(4, 1, 64, 1, true, true), of(4, 2, 32, 2, true, false), of(2, 1, 32, 1, false, true), of(4, 1, 64, 1, true, false)];
     for &shape in shapes {
         let (g, lq, lk, heads, hd) = shape;
         let flops = 4.0 * (g * lq * lk * heads * hd) as f64;
@@ -53,8 +47,14 @@ fn run(small: bool) -> Result<(), Box<dyn std::error::Error>> {
         for (i, t) in all.iter().enumerate().filter(|(i, t)| *i < 6 || t.cut.is_none() || t.deviation > 4e-3 || small || g * lq == 26 * 3600 && lk == 3600) {
             let us = t.time.as_secs_f64() * 1e6;
             let what = t.cut.map_or("shared scores".to_string(), |c| {
-                format!("{}x{} keys {} stages {}{}{}", c.subgroups, c.bands, c.keys, c.stages, if c.ahead { " ahead" } else { "" }, if c.direct { "" } else { " via shared" })
+                format!("{}x{} keys {} stages {}{}{}", c.subgroups, c.bands, c.keys, c.stages, if c.ahead { " ahead" } else { "" }, if c.queries_stay { " q shared" } else { "" })
             });
+            let told = |part: &str| t.statistics.iter().find(|(n, _)| n.contains(part)).map_or(0, |(_, v)| *v);
+            let (registers, spilled) = (told("egister"), told("tack"));
+            if i == 0 && g == 26 && lk == 3600 {
+                println!("{:?}", t.statistics);
+            }
+            let what = format!("{what} r{registers} s{spilled}");
             println!(" {i:>2} {us:>8.1}us {:>5.1}TF {:.0e} {what}", flops / us / 1e6, t.deviation);
         }
     }

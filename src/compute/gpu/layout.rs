@@ -23,6 +23,7 @@ pub(super) fn find(
         push_bytes: kernel.push_bytes,
         spec: dispatch.spec.values(),
         subgroup: Some(matrix.lanes),
+        statistics: false,
     };
     let pipeline = Arc::new(Pipeline::new(device, cache, kernel.name, module)?);
     let mut r = Recorder::new(device, "layout", 0)?;

@@ -281,6 +281,7 @@ impl GpuExecutor {
                     push_bytes: kernel.push_bytes,
                     spec: spec.values(),
                     subgroup: target.matrix.map(|m| m.lanes).filter(|_| !kernel.specs.is_empty()),
+                    statistics: variant.0 == kernels::KernelId::AttentionRows,
                 };
                 own.push(Pipeline::new(device, cache, kernel.name, module).map(|p| (variant, Arc::new(p))));
             }

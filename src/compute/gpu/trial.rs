@@ -23,6 +23,8 @@ pub struct AttentionTime {
     pub time: Duration,
     /// The largest difference to the first one's result.
     pub deviation: f32,
+    /// What the driver tells of the kernel.
+    pub statistics: Vec<(String, u64)>,
 }
 
 /// Queries, then keys and values side by side, then the result, each in a buffer of its own, and the number of keys.
@@ -131,7 +133,8 @@ impl GpuExecutor {
                 first.clone_from(&values);
             }
             let deviation = first.iter().zip(&values).map(|(a, b)| (a - b).abs()).fold(0.0, |m: f32, d| if d.is_nan() { f32::INFINITY } else { m.max(d) });
-            out.push(AttentionTime { cut: *cut, time: times.get(times.len() / 2).copied().unwrap_or_default(), deviation });
+            let statistics = self.pipelines[&d.variant()].statistics();
+            out.push(AttentionTime { cut: *cut, statistics, time: times.get(times.len() / 2).copied().unwrap_or_default(), deviation });
         }
         Ok(out)
     }

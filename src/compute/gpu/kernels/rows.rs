@@ -10,17 +10,18 @@ use crate::vk::MatrixShape;
 /// Columns of a head at most.
 const HEAD_MAX: u32 = 128;
 /// Keys from which on this kernel is taken: below, a block is mostly empty.
-pub const KEYS_MIN: usize = 64;
+const KEYS_MIN: usize = 40;
+/// Queries of a sequence, and keys, from which on a subgroup has two bands: fewer workgroups fill the device too.
+const LONG: usize = 1024;
+const MANY: usize = 256;
 
 /// Where the elements of a matrix of sums are: a lane has `lines` rows of it, `span` neighbouring elements of one row and
-/// then as many of the next, and `cluster` neighbouring lanes have the same rows.
+/// then as many of the next, and `cluster` neighbouring lanes have the same rows. Left factors lie as sums do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RowLayout {
     pub span: u32,
     pub lines: u32,
     pub cluster: u32,
-    /// Left factors lie as sums do.
-    pub direct: bool,
 }
 
 impl RowLayout {
@@ -43,12 +44,12 @@ impl RowLayout {
         let cluster = (0..lanes as usize).take_while(|&lane| row(lane, 0) == row(0, 0)).count();
         let even = own.is_multiple_of(span * lines) && cluster.is_power_of_two() && (lanes as usize).is_multiple_of(cluster);
         let regular = |lane: usize, e: usize| row(lane, e) == row(lane / cluster * cluster, e % (span * lines) / span * span);
-        if !even || own % 2 != 0 || !(0..lanes as usize).all(|lane| (0..own).all(|e| regular(lane, e))) {
+        if sums != left || !even || own % 2 != 0 || !(0..lanes as usize).all(|lane| (0..own).all(|e| regular(lane, e))) {
             return None;
         }
         // Lines of one lane are different rows, and so are those of two clusters: every place was seen once.
         let word = |n: usize| u32::try_from(n).ok();
-        Some(RowLayout { span: word(span)?, lines: word(lines)?, cluster: word(cluster)?, direct: sums == left })
+        Some(RowLayout { span: word(span)?, lines: word(lines)?, cluster: word(cluster)? })
     }
 }
 
@@ -68,7 +69,8 @@ pub struct RowCut {
     pub keys: u32,
     pub stages: u32,
     pub ahead: bool,
-    pub direct: bool,
+    /// Queries stay in shared memory, which leaves registers to other things.
+    pub queries_stay: bool,
 }
 
 impl RowCut {
@@ -80,8 +82,8 @@ impl RowCut {
         };
         let divides = |b: u32, a: u32| a >= b && a.is_multiple_of(b);
         let even = divides(n, self.keys) && divides(k, self.keys) && n % 8 == 0 && k % 8 == 0 && m * n / 8 <= matrix.lanes;
-        let direct = !self.direct || (layout.direct && n == k);
-        even && direct
+        let known = layout.cluster.is_power_of_two() && n == k;
+        even && known
             && self.subgroups * matrix.lanes <= matrix.local_max
             && 16 * self.shared(matrix, head(matrix, width)) <= matrix.shared_bytes
     }
@@ -90,9 +92,10 @@ impl RowCut {
     fn shared(&self, matrix: &Matrix, head: u32) -> u32 {
         let MatrixShape { m, n, .. } = matrix.shape;
         let row = head / 8 + 1;
-        let weights = if self.direct { 0 } else { self.subgroups * m * (self.keys / 8 + 1) };
-        let in_loop = 2 * self.stages * self.keys * row + self.keys / 4 + weights;
-        in_loop.max(self.subgroups * self.bands * m * row).max(self.subgroups * m * (n / 4 + 1))
+        let queries = self.subgroups * self.bands * m * row;
+        let kept = if self.queries_stay { queries } else { 0 };
+        let in_loop = 2 * self.stages * self.keys * row + kept + self.keys / 4;
+        in_loop.max(queries).max(self.subgroups * m * (n / 4 + 1))
     }
 
     /// Queries of a workgroup.
@@ -107,7 +110,7 @@ impl RowCut {
         let local = self.subgroups * matrix.lanes;
         let spec = [
             local, matrix.lanes, m, n, k, head(matrix, width), width / 8, self.keys, self.bands, layout.span, layout.lines,
-            layout.cluster, u32::from(self.direct), self.stages, u32::from(self.ahead),
+            layout.cluster.ilog2(), u32::from(self.queries_stay), self.stages, u32::from(self.ahead),
         ];
         (KernelId::AttentionRows, Spec::new(&spec))
     }
@@ -117,9 +120,12 @@ impl RowCut {
         if keys < KEYS_MIN {
             return None;
         }
-        let of = |subgroups, bands| RowCut { subgroups, bands, keys: 64, stages: 1, ahead: true, direct: layout.direct };
+        let short = RowCut { subgroups: 4, bands: 1, keys: 64, stages: 1, ahead: false, queries_stay: false };
+        let long = RowCut { bands: 2, ahead: true, ..short };
         let wanted = u32::try_from(queries.div_ceil(matrix.shape.m as usize)).unwrap_or(4).clamp(1, 4);
-        (1..=wanted).rev().map(|s| of(s, 1)).find(|c| c.fits(matrix, layout, columns))
+        let ways = (1..=wanted).rev().map(|subgroups| RowCut { subgroups, ..short });
+        let long = Some(long).filter(|_| queries >= LONG && keys >= MANY);
+        long.into_iter().chain(ways).find(|c| c.fits(matrix, layout, columns))
     }
 }
 
@@ -142,12 +148,14 @@ mod tests {
     fn known_layouts_are_found() {
         let wide = MatrixShape { m: 16, n: 16, k: 16 };
         let eights = |l: u32, e: u32| (l / 4 + e / 2 % 2 * 8, l % 4 * 2 + e % 2 + e / 4 * 8);
-        let found = RowLayout { span: 2, lines: 2, cluster: 4, direct: true };
+        let found = RowLayout { span: 2, lines: 2, cluster: 4 };
         assert_eq!(RowLayout::find(wide, 32, &places(32, 8, eights, 16)), Some(found));
+        let fours = |l: u32, e: u32| (l / 4 + e / 4 * 8, l % 4 * 2 + e % 2 + e / 2 % 2 * 8);
+        assert_eq!(RowLayout::find(wide, 32, &places(32, 8, fours, 16)), Some(RowLayout { span: 4, ..found }), "Hopper");
         let small = MatrixShape { m: 8, n: 8, k: 8 };
-        let columns = RowLayout { span: 1, lines: 8, cluster: 8, direct: true };
+        let columns = RowLayout { span: 1, lines: 8, cluster: 8 };
         assert_eq!(RowLayout::find(small, 8, &places(8, 8, |l, e| (e, l), 8)), Some(columns));
-        let rows = RowLayout { span: 8, lines: 1, cluster: 1, direct: true };
+        let rows = RowLayout { span: 8, lines: 1, cluster: 1 };
         assert_eq!(RowLayout::find(small, 8, &places(8, 8, |l, e| (l, e), 8)), Some(rows));
     }
 
@@ -161,6 +169,6 @@ mod tests {
         assert_eq!(RowLayout::find(small, 8, &[0; 3]), None);
         let mut turned = places(8, 8, |l, e| (e, l), 8);
         turned[64..].copy_from_slice(&places(8, 8, |l, e| (l, e), 8)[..64]);
-        assert_eq!(RowLayout::find(small, 8, &turned).map(|l| l.direct), Some(false));
+        assert_eq!(RowLayout::find(small, 8, &turned), None);
     }
 }
