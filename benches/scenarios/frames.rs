@@ -145,14 +145,21 @@ pub fn batch(a: &Arguments, engine: &mut Engine) -> Outcome<Map<String, Value>> 
         // Cheaper than a first frame, which has many steps.
         engine.seed(session, &[(nothing.clone(), Keys::NONE)])?;
     }
-    let mut pictures = vec![vec![0; (a.width * a.height * 3 / 2) as usize]; most];
+    // In shared memory, as a worker's rings are.
+    let bytes = (a.width * a.height * 3 / 2) as usize;
+    let memory = Arc::new(SharedMemory::create("bench", (most * bytes).next_multiple_of(4096))?);
+    let shared = engine.share(&memory)?;
+    let mut pictures = vec![vec![0; bytes]; most];
     let mut times = Map::new();
     let mut kernels = Vec::new();
     for &count in &a.batches {
         let mut go = |profile: Option<&mut Profile>| -> Outcome<f64> {
-            let turns = sessions.iter_mut().zip(&mut pictures).take(count);
-            let turn = |(session, picture)| Turn { session, keys: Keys::W, picture: Picture::Bytes(picture) };
-            let turns: Vec<Turn<'_>> = turns.map(|(s, p): (_, &mut Vec<u8>)| turn((s, &mut p[..]))).collect();
+            let turns = sessions.iter_mut().zip(&mut pictures).take(count).enumerate();
+            let turn = |(i, (session, own)): (usize, (&mut Session, &mut Vec<u8>))| {
+                let picture = shared.map_or(Picture::Bytes(own), |id| Picture::Shared(id, i * bytes));
+                Turn { session, keys: Keys::W, picture }
+            };
+            let turns: Vec<Turn<'_>> = turns.map(turn).collect();
             let begin = Instant::now();
             engine.tick_batch(turns, profile)?;
             Ok(begin.elapsed().as_secs_f64() * 1e3)
@@ -167,6 +174,7 @@ pub fn batch(a: &Arguments, engine: &mut Engine) -> Outcome<Map<String, Value>> 
             kernels = profile.by_kernel();
         }
     }
+    shared.into_iter().for_each(|shared| engine.unshare(shared));
     sessions.into_iter().for_each(|session| engine.close(session));
     let rows: Vec<Value> = kernels
         .iter()
