@@ -154,12 +154,11 @@ pub fn batch(a: &Arguments, engine: &mut Engine) -> Outcome<Map<String, Value>> 
     let mut kernels = Vec::new();
     for &count in &a.batches {
         let mut go = |profile: Option<&mut Profile>| -> Outcome<f64> {
-            let turns = sessions.iter_mut().zip(&mut pictures).take(count).enumerate();
-            let turn = |(i, (session, own)): (usize, (&mut Session, &mut Vec<u8>))| {
+            let mut turns = Vec::with_capacity(count);
+            for (i, (session, own)) in sessions.iter_mut().zip(&mut pictures).take(count).enumerate() {
                 let picture = shared.map_or(Picture::Bytes(own), |id| Picture::Shared(id, i * bytes));
-                Turn { session, keys: Keys::W, picture }
-            };
-            let turns: Vec<Turn<'_>> = turns.map(turn).collect();
+                turns.push(Turn { session, keys: Keys::W, picture });
+            }
             let begin = Instant::now();
             engine.tick_batch(turns, profile)?;
             Ok(begin.elapsed().as_secs_f64() * 1e3)
