@@ -9,6 +9,7 @@
 
 mod hazard;
 pub(crate) mod kernels;
+mod launches;
 mod layout;
 mod memory;
 mod prepared;
@@ -37,6 +38,7 @@ use crate::vk::{
 
 pub use self::kernels::RowCut;
 pub use self::kernels::tile::{Cut, Tile};
+pub use self::launches::{Launches, launches};
 pub use self::trial::{AttentionShape, AttentionTime};
 pub use self::tune::Timed;
 pub use crate::vk::Validation;

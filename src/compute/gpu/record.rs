@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::super::plan::{Home, Plan};
 use super::super::tensor::{Param, Tensor};
 use super::super::{ComputeError, Profile};
-use super::hazard::Hazards;
 use super::kernels::{self, Addresses, Dispatch, Lowered, Target, Variant};
+use super::launches;
 use super::memory::{Layout, Slots, State, Tables, Weights};
 use super::{Key, Prepared};
 use crate::vk::{Buffer, CommandBuffer, Device, Pipeline, Recorder, Stage};
@@ -160,24 +160,27 @@ pub(super) fn record(
     if key.profiled {
         r.timestamp();
     }
-    let mut hazards = Hazards::default();
-    for (at, lowered) in steps.iter().enumerate() {
-        let together = 1 + steps[at + 1..].iter().take_while(|s| s.follows).count();
-        let ops = plan.steps[at..at + together].iter().map(|s| &s.op);
-        if !lowered.follows && hazards.needs_barrier(ops, &plan.tensors) {
-            r.barrier(Stage::Compute, Stage::Compute);
-        }
-        for (i, dispatch) in lowered.dispatches.iter().enumerate() {
+    let launch = |r: &mut Recorder, at: usize| {
+        for (i, dispatch) in steps[at].dispatches.iter().enumerate() {
             if i > 0 && dispatch.waits {
                 r.barrier(Stage::Compute, Stage::Compute);
             }
             r.dispatch(&pipelines[&dispatch.variant()], dispatch.push.bytes(), dispatch.grid);
         }
-        if key.profiled {
-            // Steps one after the other, so that each time is one step's.
+    };
+    if key.profiled {
+        // Steps one after the other, so that each time is one step's.
+        for at in 0..steps.len() {
+            launch(&mut r, at);
             r.barrier(Stage::Compute, Stage::Compute);
-            hazards.clear();
             r.timestamp();
+        }
+    } else {
+        for (n, interval) in launches::intervals(plan, steps).into_iter().enumerate() {
+            if n > 0 {
+                r.barrier(Stage::Compute, Stage::Compute);
+            }
+            interval.into_iter().for_each(|at| launch(&mut r, at));
         }
     }
     if let Some(dispatch) = deliveries(memory, key) {

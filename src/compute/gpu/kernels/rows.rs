@@ -71,6 +71,8 @@ pub struct RowCut {
     pub ahead: bool,
     /// Queries stay in shared memory, which leaves registers to other things.
     pub queries_stay: bool,
+    /// Values lie in shared memory column by column.
+    pub turned: bool,
 }
 
 impl RowCut {
@@ -83,7 +85,11 @@ impl RowCut {
         let divides = |b: u32, a: u32| a >= b && a.is_multiple_of(b);
         let even = divides(n, self.keys) && divides(k, self.keys) && n % 8 == 0 && k % 8 == 0 && m * n / 8 <= matrix.lanes;
         let known = layout.cluster.is_power_of_two() && n == k;
-        even && known
+        // Where queries lay before the first block, zeros that fill up the rows of a second one would be lost.
+        let row = head(matrix, width) / 8 + 1;
+        let queries = self.subgroups * self.bands * m * row;
+        let zeros = !(self.turned && self.stages > 1 && !self.queries_stay && queries > self.stage(head(matrix, width)));
+        even && known && zeros
             && self.subgroups * matrix.lanes <= matrix.local_max
             && 16 * self.shared(matrix, head(matrix, width)) <= matrix.shared_bytes
     }
@@ -94,8 +100,14 @@ impl RowCut {
         let row = head / 8 + 1;
         let queries = self.subgroups * self.bands * m * row;
         let kept = if self.queries_stay { queries } else { 0 };
-        let in_loop = 2 * self.stages * self.keys * row + kept + self.keys / 4;
+        let in_loop = self.stages * self.stage(head) + kept + self.keys / 4;
         in_loop.max(queries).max(self.subgroups * m * (n / 4 + 1))
+    }
+
+    /// A block of keys and values in shared memory.
+    fn stage(&self, head: u32) -> u32 {
+        let row = head / 8 + 1;
+        self.keys * row + if self.turned { head * (self.keys / 8 + 1) } else { self.keys * row }
     }
 
     /// Queries of a workgroup.
@@ -111,6 +123,7 @@ impl RowCut {
         let spec = [
             local, matrix.lanes, m, n, k, head(matrix, width), width / 8, self.keys, self.bands, layout.span, layout.lines,
             layout.cluster.ilog2(), u32::from(self.queries_stay), self.stages, u32::from(self.ahead),
+            u32::from(self.turned),
         ];
         (KernelId::AttentionRows, Spec::new(&spec))
     }
@@ -120,7 +133,7 @@ impl RowCut {
         if keys < KEYS_MIN {
             return None;
         }
-        let short = RowCut { subgroups: 4, bands: 1, keys: 64, stages: 1, ahead: false, queries_stay: false };
+        let short = RowCut { subgroups: 4, bands: 1, keys: 64, stages: 1, ahead: false, queries_stay: false, turned: false };
         let long = RowCut { bands: 2, ahead: true, ..short };
         let wanted = u32::try_from(queries.div_ceil(matrix.shape.m as usize)).unwrap_or(4).clamp(1, 4);
         let ways = (1..=wanted).rev().map(|subgroups| RowCut { subgroups, ..short });
