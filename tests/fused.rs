@@ -107,8 +107,7 @@ fn run(executor: &mut dyn Executor, weights: &Arc<WeightSet>, seats: usize, agai
             let each = values.len() / seats;
             inputs.extend(values.chunks(each).map(|part| (*t, part)));
         }
-        let params: Vec<u32> =
-            (0..seats).flat_map(|_| [tick % FRAMES as u32, (tick + 1).min(FRAMES as u32)]).collect();
+        let params: Vec<u32> = (0..seats).flat_map(|_| [tick % FRAMES as u32, (tick + 1).min(FRAMES as u32)]).collect();
         let mut results: Vec<(gamegend::compute::Tensor, Vec<f32>)> = Vec::new();
         for &t in &plan.outputs {
             let each = plan.seat_elements(t);

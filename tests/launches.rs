@@ -21,6 +21,8 @@ fn tick(seats: usize) -> Launches {
 
 #[test]
 fn a_tick_is_no_longer_than_this() {
-    assert_eq!(tick(1), Launches { dispatches: 0, barriers: 0 });
-    assert_eq!(tick(16), Launches { dispatches: 0, barriers: 0 });
+    assert_eq!(
+        [tick(1), tick(16)],
+        [Launches { dispatches: 320, barriers: 310 }, Launches { dispatches: 337, barriers: 310 }]
+    );
 }

@@ -37,8 +37,6 @@ pub struct Features {
     pub cooperative_matrix: bool,
     /// `VK_NV_cooperative_matrix2`, and the above: matrices of a whole workgroup, operands moved by the driver.
     pub workgroup_matrix: bool,
-    /// `VK_KHR_pipeline_executable_properties`: what the driver tells of compiled kernels.
-    pub statistics: bool,
     /// `VK_EXT_external_memory_host`: kernels write into memory of the host.
     pub host_memory: bool,
 }
@@ -209,14 +207,6 @@ impl Device {
 }
 
 impl DeviceShared {
-    pub(super) fn features(&self) -> Features {
-        self.features
-    }
-
-    pub(super) fn instance(&self) -> &Instance {
-        &self.instance
-    }
-
     /// Takes the turn. Errors: [`VkError::DeviceLost`] for ever after a submission did not end.
     pub(super) fn turn(&self, what: &str) -> Result<MutexGuard<'_, Turn>, VkError> {
         let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
@@ -323,8 +313,6 @@ fn create(
 
     let (mut has11, mut has12, mut has13) = Default::default();
     let mut has_whole = WorkgroupFeatures::default();
-    let mut has_statistics = vk::PhysicalDevicePipelineExecutablePropertiesFeaturesKHR::default();
-    let statistics_name = khr::pipeline_executable_properties::NAME;
     let mut has_coop = vk::PhysicalDeviceCooperativeMatrixFeaturesKHR::default();
     let mut has = vk::PhysicalDeviceFeatures2::default()
         .push_next::<vk::PhysicalDeviceVulkan11Features<'_>>(&mut has11)
@@ -335,9 +323,6 @@ fn create(
     }
     if has_workgroup {
         has = has.push_next(&mut has_whole);
-    }
-    if has_name(statistics_name) {
-        has = has.push_next(&mut has_statistics);
     }
     // SAFETY: needs a chain of structures that the device knows: core ones of 1.3 and one whose extension it lists.
     unsafe { api.get_physical_device_features2(physical, &mut has) };
@@ -360,7 +345,6 @@ fn create(
         subgroup_size_control: has13.subgroup_size_control != 0 && has13.compute_full_subgroups != 0,
         cooperative_matrix,
         workgroup_matrix: cooperative_matrix && has_workgroup && has_whole.suffice(),
-        statistics: has_name(statistics_name) && has_statistics.pipeline_executable_info != 0,
         host_memory: has_name(ext::external_memory_host::NAME),
     };
 
@@ -385,12 +369,6 @@ fn create(
         .push_next(&mut use12)
         .push_next(&mut use13);
     let mut names = Vec::new();
-    let mut use_statistics =
-        vk::PhysicalDevicePipelineExecutablePropertiesFeaturesKHR::default().pipeline_executable_info(true);
-    if features.statistics {
-        wanted = wanted.push_next(&mut use_statistics);
-        names.push(statistics_name.as_ptr());
-    }
     if features.cooperative_matrix {
         wanted = wanted.push_next(&mut use_coop);
         names.push(matrix_name.as_ptr());

@@ -20,8 +20,6 @@ pub struct Module<'a> {
     pub spec: &'a [u32],
     /// The kernel needs subgroups of this size, all of them full; `None`: whatever the driver takes.
     pub subgroup: Option<u32>,
-    /// The driver keeps what [`Pipeline::statistics`] asks for.
-    pub statistics: bool,
 }
 
 /// A compiled kernel.
@@ -48,8 +46,7 @@ impl Pipeline {
     /// If `push_bytes` is above [`PUSH_BYTES_MAX`] or no multiple of 4: kernels are checked by a test. If a size of
     /// subgroups is asked for on a device that has no control over it.
     pub fn new(device: &Device, cache: &PipelineCache, name: &str, module: Module<'_>) -> Result<Pipeline, VkError> {
-        let Module { words, push_bytes, spec, subgroup, statistics } = module;
-        let statistics = statistics && device.features().statistics;
+        let Module { words, push_bytes, spec, subgroup } = module;
         assert!(push_bytes <= PUSH_BYTES_MAX && push_bytes.is_multiple_of(4), "{name} has {push_bytes} push bytes");
         assert!(subgroup.is_none() || device.features().subgroup_size_control, "{name} needs control of subgroups");
         let shared = &device.0;
@@ -85,11 +82,7 @@ impl Pipeline {
         if subgroup.is_some() {
             stage = stage.flags(vk::PipelineShaderStageCreateFlags::REQUIRE_FULL_SUBGROUPS).push_next(&mut size);
         }
-        let flags = match statistics {
-            true => vk::PipelineCreateFlags::CAPTURE_STATISTICS_KHR,
-            false => vk::PipelineCreateFlags::empty(),
-        };
-        let info = [vk::ComputePipelineCreateInfo::default().stage(stage).layout(layout).flags(flags)];
+        let info = [vk::ComputePipelineCreateInfo::default().stage(stage).layout(layout)];
         // SAFETY: needs live handles of this device and an entry point that the module has; `main` by convention, which
         // the tests check for every kernel.
         let created = unsafe { shared.raw.create_compute_pipelines(cache.raw(), &info, None) };
@@ -103,28 +96,6 @@ impl Pipeline {
 
     pub fn name(&self) -> &str {
         &self.name
-    }
-
-    /// What the driver tells of a pipeline that was compiled with `statistics`: registers, sizes and the like by name.
-    /// Empty if it tells nothing.
-    pub fn statistics(&self) -> Vec<(String, u64)> {
-        let shared = &self.device.0;
-        if !shared.features().statistics {
-            return Vec::new();
-        }
-        let api = ash::khr::pipeline_executable_properties::Device::new(&shared.instance().shared.raw, &shared.raw);
-        let info = vk::PipelineExecutableInfoKHR::default().pipeline(self.raw).executable_index(0);
-        // SAFETY: needs a live pipeline that was created with the flag; a compute pipeline has one executable. Without
-        // the flag the driver has nothing to tell, which `new` is the only place to ask for.
-        let all = unsafe { api.get_pipeline_executable_statistics(&info) }.unwrap_or_default();
-        let value = |s: &vk::PipelineExecutableStatisticKHR<'_>| {
-            // SAFETY: needs the member that `format` names; a 64-bit one shares its bits with every other.
-            unsafe { s.value.u64 }
-        };
-        let name = |s: &vk::PipelineExecutableStatisticKHR<'_>| {
-            s.name_as_c_str().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
-        };
-        all.iter().map(|s| (name(s), value(s))).collect()
     }
 
     pub fn push_bytes(&self) -> u32 {

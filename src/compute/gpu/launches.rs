@@ -34,7 +34,7 @@ pub fn launches(plan: &Plan) -> Launches {
     let matrix = Matrix { shape, lanes: 32, shared_bytes: 48 << 10, local_max: 1024, whole_local_max: 0 };
     let layout = Some(RowLayout { span: 4, lines: 2, cluster: 4 });
     let (matrix, tuned) = (Some(matrix), BTreeMap::new());
-    let target = Target { precision: Precision::F16, matrix, tuned, layout, cut: None, forced: None };
+    let target = Target { precision: Precision::F16, matrix, tuned, layout, forced: None };
     let steps = kernels::lower_plan(plan, &Nowhere, &target);
     let waits = steps.iter().flat_map(|s| s.dispatches.iter().skip(1)).filter(|d| d.waits).count();
     Launches {

@@ -7,11 +7,7 @@ use super::kernels::{self, Matrix, RowLayout};
 use crate::vk::{Buffer, CommandBuffer, Device, Module, Pipeline, PipelineCache, Place, Recorder, Stage};
 
 /// The layout of the device's matrices, if kernels can use it. Runs one small kernel.
-pub(super) fn find(
-    device: &Device,
-    cache: &PipelineCache,
-    matrix: &Matrix,
-) -> Result<Option<RowLayout>, ComputeError> {
+pub(super) fn find(device: &Device, cache: &PipelineCache, matrix: &Matrix) -> Result<Option<RowLayout>, ComputeError> {
     let words = (matrix.shape.m * matrix.shape.n * 2) as usize;
     let bytes = 4 * words as u64;
     let buffer = |name, place| Buffer::new(device, name, bytes, place).map(Arc::new);
@@ -23,7 +19,6 @@ pub(super) fn find(
         push_bytes: kernel.push_bytes,
         spec: dispatch.spec.values(),
         subgroup: Some(matrix.lanes),
-        statistics: false,
     };
     let pipeline = Arc::new(Pipeline::new(device, cache, kernel.name, module)?);
     let mut r = Recorder::new(device, "layout", 0)?;

@@ -14,7 +14,6 @@ mod layout;
 mod memory;
 mod prepared;
 mod record;
-mod trial;
 mod tune;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -36,10 +35,8 @@ use crate::vk::{
     self, Buffer, Canary, Device, Imported, Instance, Module, PhysicalKind, Pipeline, PipelineCache, Place, VkError,
 };
 
-pub use self::kernels::RowCut;
 pub use self::kernels::tile::{Cut, Tile};
 pub use self::launches::{Launches, launches};
-pub use self::trial::{AttentionShape, AttentionTime};
 pub use self::tune::Timed;
 pub use crate::vk::Validation;
 
@@ -206,7 +203,7 @@ impl GpuExecutor {
             next_shared: 0,
             weights: Weights::default(),
             arena: Vec::new(),
-            target: Target { precision, matrix, tuned, layout, cut: None, forced: options.tile },
+            target: Target { precision, matrix, tuned, layout, forced: options.tile },
             tunes: options.tune.unwrap_or(!software) && options.tile.is_none(),
             tiles,
             pipelines: HashMap::new(),
@@ -283,7 +280,6 @@ impl GpuExecutor {
                     push_bytes: kernel.push_bytes,
                     spec: spec.values(),
                     subgroup: target.matrix.map(|m| m.lanes).filter(|_| !kernel.specs.is_empty()),
-                    statistics: variant.0 == kernels::KernelId::AttentionRows,
                 };
                 own.push(Pipeline::new(device, cache, kernel.name, module).map(|p| (variant, Arc::new(p))));
             }
@@ -332,7 +328,8 @@ impl GpuExecutor {
         let memory = record::Memory { prepared, state, weights: &self.weights, arena: &self.arena };
         let steps = record::lower(&memory, &self.target)?;
         let delivery = record::deliveries(&memory, key);
-        let needed: Vec<Variant> = steps.iter().flat_map(|s| &s.dispatches).chain(&delivery).map(|d| d.variant()).collect();
+        let needed: Vec<Variant> =
+            steps.iter().flat_map(|s| &s.dispatches).chain(&delivery).map(|d| d.variant()).collect();
         for variant in needed {
             self.pipeline(variant)?;
         }

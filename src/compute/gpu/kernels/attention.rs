@@ -55,9 +55,8 @@ pub(super) fn attention(l: &Lowering<'_>, op: &Attention) -> Vec<Dispatch> {
 fn row_cut<'a>(l: &Lowering<'a>, op: &Attention, matrix: &Matrix) -> Option<(RowCut, &'a RowLayout)> {
     let layout = l.target.layout.as_ref()?;
     let columns = op.q.cols / op.heads;
-    let forced = l.target.cut.filter(|c| c.fits(matrix, layout, columns));
-    let cut = forced.or_else(|| RowCut::choose(matrix, layout, op.lengths(), columns))?;
-    (op.scale >= 0.0).then_some((cut, layout))
+    let cut = RowCut::choose(matrix, layout, op.lengths(), columns).filter(|_| op.scale >= 0.0)?;
+    Some((cut, layout))
 }
 
 /// The attention of all sequences at once, with rows of scores in registers.

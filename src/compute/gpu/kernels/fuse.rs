@@ -66,7 +66,12 @@ fn norms_agree(q: &HeadNorm, k: &HeadNorm) -> bool {
 }
 
 /// The rings get these keys and values, and are what these queries attend to.
-fn rings_agree(l: &Lowering<'_>, (q, k): (&HeadNorm, &HeadNorm), (keys, values): (&RingWrite, &RingWrite), a: &RingAttention) -> bool {
+fn rings_agree(
+    l: &Lowering<'_>,
+    (q, k): (&HeadNorm, &HeadNorm),
+    (keys, values): (&RingWrite, &RingWrite),
+    a: &RingAttention,
+) -> bool {
     let place = |t: Tensor| match l.plan.tensors.home(t) {
         Home::State(i) => Some(i),
         _ => None,
@@ -91,7 +96,8 @@ fn beside(one: &View, other: &View) -> bool {
 
 /// No later step touches the temporary, and no output is it.
 fn unread(plan: &Plan, rest: &[Step], t: Tensor) -> bool {
-    let touches = |s: &Step| s.op.reads().iter().chain(&s.op.writes()).any(|v| v.tensor == t) || s.op.constants().contains(&t);
+    let touches =
+        |s: &Step| s.op.reads().iter().chain(&s.op.writes()).any(|v| v.tensor == t) || s.op.constants().contains(&t);
     matches!(plan.tensors.home(t), Home::Arena(_)) && !plan.outputs.contains(&t) && !rest.iter().any(touches)
 }
 

@@ -28,7 +28,8 @@ use super::super::tensor::{Param, Precision, Tensor, View};
 
 pub use fuse::{Lowered, lower_plan};
 pub use heads::Heads;
-pub use rows::{RowCut, RowLayout, layout_probe};
+use rows::RowCut;
+pub use rows::{RowLayout, layout_probe};
 pub use table::{Field, FieldKind, KernelId};
 pub use tile::{Matrix, Product, Tile};
 
@@ -128,8 +129,6 @@ pub struct Target {
     pub tuned: BTreeMap<Product, Tile>,
     /// Where lanes have the elements of matrices, if that is known.
     pub layout: Option<RowLayout>,
-    /// How attention is cut up, if the device can: for tests.
-    pub cut: Option<RowCut>,
     /// The tile of this number among those of the device for every product that has one: for tests.
     pub forced: Option<usize>,
 }

@@ -11,9 +11,10 @@ use crate::vk::MatrixShape;
 const HEAD_MAX: u32 = 128;
 /// Keys from which on this kernel is taken: below, a block is mostly empty.
 const KEYS_MIN: usize = 40;
-/// Queries of a sequence, and keys, from which on a subgroup has two bands: fewer workgroups fill the device too.
+/// Queries of a sequence from which on a subgroup has two bands: half the reads of shared memory, half the workgroups.
+const SOME: usize = 256;
+/// The same, with four subgroups and blocks that leave registers for what is loaded ahead.
 const LONG: usize = 1024;
-const MANY: usize = 256;
 
 /// Where the elements of a matrix of sums are: a lane has `lines` rows of it, `span` neighbouring elements of one row and
 /// then as many of the next, and `cluster` neighbouring lanes have the same rows. Left factors lie as sums do.
@@ -42,9 +43,12 @@ impl RowLayout {
         let span = (1..=own).take_while(|&e| row(0, e - 1) == row(0, 0)).count();
         let lines = (0..own).step_by(span).take_while(|&e| e == 0 || row(0, e) != row(0, 0)).count();
         let cluster = (0..lanes as usize).take_while(|&lane| row(lane, 0) == row(0, 0)).count();
-        let even = own.is_multiple_of(span * lines) && cluster.is_power_of_two() && (lanes as usize).is_multiple_of(cluster);
-        let regular = |lane: usize, e: usize| row(lane, e) == row(lane / cluster * cluster, e % (span * lines) / span * span);
-        if sums != left || !even || own % 2 != 0 || !(0..lanes as usize).all(|lane| (0..own).all(|e| regular(lane, e))) {
+        let even =
+            own.is_multiple_of(span * lines) && cluster.is_power_of_two() && (lanes as usize).is_multiple_of(cluster);
+        let regular =
+            |lane: usize, e: usize| row(lane, e) == row(lane / cluster * cluster, e % (span * lines) / span * span);
+        if sums != left || !even || own % 2 != 0 || !(0..lanes as usize).all(|lane| (0..own).all(|e| regular(lane, e)))
+        {
             return None;
         }
         // Lines of one lane are different rows, and so are those of two clusters: every place was seen once.
@@ -58,7 +62,9 @@ pub fn layout_probe(matrix: &Matrix, out: u64) -> Option<Dispatch> {
     let MatrixShape { m, n, k } = matrix.shape;
     let fits = n == k && m * n <= 2048 && (m * n).is_multiple_of(8) && (m * n).is_multiple_of(matrix.lanes);
     let spec = Spec::new(&[matrix.lanes, matrix.lanes, m, n, k]);
-    fits.then(|| Fill::new(KernelId::MatrixLayout).variant((KernelId::MatrixLayout, spec)).address("out", out).grid([1; 3]))
+    fits.then(|| {
+        Fill::new(KernelId::MatrixLayout).variant((KernelId::MatrixLayout, spec)).address("out", out).grid([1; 3])
+    })
 }
 
 /// How a workgroup is cut up: subgroups with `bands` matrices of queries each, blocks of `keys` keys.
@@ -71,8 +77,6 @@ pub struct RowCut {
     pub ahead: bool,
     /// Queries stay in shared memory, which leaves registers to other things.
     pub queries_stay: bool,
-    /// Values lie in shared memory column by column.
-    pub turned: bool,
 }
 
 impl RowCut {
@@ -83,13 +87,10 @@ impl RowCut {
             return false;
         };
         let divides = |b: u32, a: u32| a >= b && a.is_multiple_of(b);
-        let even = divides(n, self.keys) && divides(k, self.keys) && n % 8 == 0 && k % 8 == 0 && m * n / 8 <= matrix.lanes;
+        let even =
+            divides(n, self.keys) && divides(k, self.keys) && n % 8 == 0 && k % 8 == 0 && m * n / 8 <= matrix.lanes;
         let known = layout.cluster.is_power_of_two() && n == k;
-        // Where queries lay before the first block, zeros that fill up the rows of a second one would be lost.
-        let row = head(matrix, width) / 8 + 1;
-        let queries = self.subgroups * self.bands * m * row;
-        let zeros = !(self.turned && self.stages > 1 && !self.queries_stay && queries > self.stage(head(matrix, width)));
-        even && known && zeros
+        even && known
             && self.subgroups * matrix.lanes <= matrix.local_max
             && 16 * self.shared(matrix, head(matrix, width)) <= matrix.shared_bytes
     }
@@ -100,14 +101,8 @@ impl RowCut {
         let row = head / 8 + 1;
         let queries = self.subgroups * self.bands * m * row;
         let kept = if self.queries_stay { queries } else { 0 };
-        let in_loop = self.stages * self.stage(head) + kept + self.keys / 4;
+        let in_loop = 2 * self.stages * self.keys * row + kept + self.keys / 4;
         in_loop.max(queries).max(self.subgroups * m * (n / 4 + 1))
-    }
-
-    /// A block of keys and values in shared memory.
-    fn stage(&self, head: u32) -> u32 {
-        let row = head / 8 + 1;
-        self.keys * row + if self.turned { head * (self.keys / 8 + 1) } else { self.keys * row }
     }
 
     /// Queries of a workgroup.
@@ -121,24 +116,46 @@ impl RowCut {
         let width = columns as u32;
         let local = self.subgroups * matrix.lanes;
         let spec = [
-            local, matrix.lanes, m, n, k, head(matrix, width), width / 8, self.keys, self.bands, layout.span, layout.lines,
-            layout.cluster.ilog2(), u32::from(self.queries_stay), self.stages, u32::from(self.ahead),
-            u32::from(self.turned),
+            local,
+            matrix.lanes,
+            m,
+            n,
+            k,
+            head(matrix, width),
+            width / 8,
+            self.keys,
+            self.bands,
+            layout.span,
+            layout.lines,
+            layout.cluster.ilog2(),
+            u32::from(self.queries_stay),
+            self.stages,
+            u32::from(self.ahead),
         ];
         (KernelId::AttentionRows, Spec::new(&spec))
     }
 
     /// What attention of `queries` queries to `keys` keys with heads of `columns` columns gets.
-    pub fn choose(matrix: &Matrix, layout: &RowLayout, (queries, keys): (usize, usize), columns: usize) -> Option<RowCut> {
+    pub fn choose(
+        matrix: &Matrix,
+        layout: &RowLayout,
+        (queries, keys): (usize, usize),
+        columns: usize,
+    ) -> Option<RowCut> {
         if keys < KEYS_MIN {
             return None;
         }
-        let short = RowCut { subgroups: 4, bands: 1, keys: 64, stages: 1, ahead: false, queries_stay: false, turned: false };
-        let long = RowCut { bands: 2, ahead: true, ..short };
+        let short = RowCut { subgroups: 4, bands: 1, keys: 64, stages: 1, ahead: false, queries_stay: false };
+        let (some, long) =
+            (RowCut { subgroups: 2, bands: 2, ..short }, RowCut { bands: 2, keys: 32, ahead: true, ..short });
         let wanted = u32::try_from(queries.div_ceil(matrix.shape.m as usize)).unwrap_or(4).clamp(1, 4);
         let ways = (1..=wanted).rev().map(|subgroups| RowCut { subgroups, ..short });
-        let long = Some(long).filter(|_| queries >= LONG && keys >= MANY);
-        long.into_iter().chain(ways).find(|c| c.fits(matrix, layout, columns))
+        let first = match queries {
+            LONG.. => Some(long),
+            SOME.. => Some(some),
+            _ => None,
+        };
+        first.into_iter().chain(ways).find(|c| c.fits(matrix, layout, columns))
     }
 }
 
@@ -153,7 +170,12 @@ mod tests {
 
     fn places(lanes: u32, own: u32, at: impl Fn(u32, u32) -> (u32, u32), columns: u32) -> Vec<u32> {
         let one = || (0..lanes).flat_map(|l| (0..own).map(move |e| (l, e)));
-        let all: Vec<u32> = one().map(|(l, e)| { let (r, c) = at(l, e); r * columns + c }).collect();
+        let all: Vec<u32> = one()
+            .map(|(l, e)| {
+                let (r, c) = at(l, e);
+                r * columns + c
+            })
+            .collect();
         [all.clone(), all].concat()
     }
 
@@ -164,7 +186,11 @@ mod tests {
         let found = RowLayout { span: 2, lines: 2, cluster: 4 };
         assert_eq!(RowLayout::find(wide, 32, &places(32, 8, eights, 16)), Some(found));
         let fours = |l: u32, e: u32| (l / 4 + e / 4 * 8, l % 4 * 2 + e % 2 + e / 2 % 2 * 8);
-        assert_eq!(RowLayout::find(wide, 32, &places(32, 8, fours, 16)), Some(RowLayout { span: 4, ..found }), "Hopper");
+        assert_eq!(
+            RowLayout::find(wide, 32, &places(32, 8, fours, 16)),
+            Some(RowLayout { span: 4, ..found }),
+            "Hopper"
+        );
         let small = MatrixShape { m: 8, n: 8, k: 8 };
         let columns = RowLayout { span: 1, lines: 8, cluster: 8 };
         assert_eq!(RowLayout::find(small, 8, &places(8, 8, |l, e| (e, l), 8)), Some(columns));
