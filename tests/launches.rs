@@ -23,6 +23,6 @@ fn tick(seats: usize) -> Launches {
 fn a_tick_is_no_longer_than_this() {
     assert_eq!(
         [tick(1), tick(16)],
-        [Launches { dispatches: 320, barriers: 310 }, Launches { dispatches: 337, barriers: 310 }]
+        [Launches { dispatches: 320, barriers: 311 }, Launches { dispatches: 336, barriers: 313 }]
     );
 }
