@@ -25,7 +25,7 @@ CONVOLUTIONS = [
 ]
 ATTENTIONS = [
     (26, 3600, 3600, 16, 72), (4, 3600, 3600, 16, 64), (7200, 26, 26, 16, 72), (26, 3600, 300, 16, 72),
-    (16, 240, 240, 6, 64), (1, 240, 240, 6, 64), (16, 240, 40, 6, 64),
+    (26, 1590, 1590, 16, 72), (26, 320, 320, 16, 72), (16, 240, 240, 6, 64), (1, 240, 240, 6, 64), (16, 240, 40, 6, 64),
 ]
 RUNS = 10
 
@@ -86,14 +86,21 @@ def attentions(dtype, seconds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", required=True, help="file for the result")
-    out = parser.parse_args().out
+    parser.add_argument("--only", default="", help="products, fused, convolutions or attentions; all by default")
+    arguments = parser.parse_args()
+    out = arguments.out
+    wanted = lambda part: arguments.only in ("", part)  # noqa: E731
     seconds = {}
     with torch.inference_mode():
-        products(torch.float16, seconds, "")
-        products(torch.bfloat16, seconds, " bf16")
-        fused(torch.float16, seconds)
-        convolutions(torch.float16, seconds)
-        attentions(torch.float16, seconds)
+        if wanted("products"):
+            products(torch.float16, seconds, "")
+            products(torch.bfloat16, seconds, " bf16")
+        if wanted("fused"):
+            fused(torch.float16, seconds)
+        if wanted("convolutions"):
+            convolutions(torch.float16, seconds)
+        if wanted("attentions"):
+            attentions(torch.float16, seconds)
     result = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "seconds": seconds}
     with open(out, "w", encoding="utf-8") as file:
         json.dump(result, file, indent=1)

@@ -62,11 +62,15 @@ pub fn actions(net: &mut Net, c: &InstructConfig, keys: View) -> Result<Actions,
         let a = net.linear("action_embed.linear_1", keys, Fuse::act(Act::Silu))?; // [seats, Da]
         let a = net.linear("action_embed.linear_2", a, Fuse::default())?; // [seats, Da]
         net.probe("action_embed", a)?;
-        for (n, i) in blocks.into_iter().enumerate() {
-            net.at(&format!("blocks.{i}.operation"), |net| {
-                let x = net.linear("linear_1", a, Fuse::act(Act::Silu))?; // [seats, Da]
-                net.linear("linear_2", x, Fuse::into(all.rows(n * seats, seats))) // [seats, 3D]
-            })?;
+        // Layer by layer, so that those of all blocks run side by side.
+        let mut inner = Vec::with_capacity(blocks.len());
+        for i in &blocks {
+            let operation = format!("blocks.{i}.operation");
+            inner.push(net.at(&operation, |net| net.linear("linear_1", a, Fuse::act(Act::Silu)))?); // [seats, Da]
+        }
+        for (n, (i, x)) in blocks.iter().zip(inner).enumerate() {
+            let into = Fuse::into(all.rows(n * seats, seats));
+            net.at(&format!("blocks.{i}.operation"), |net| net.linear("linear_2", x, into))?; // [seats, 3D]
         }
         Ok(Actions { all, every: c.every, seats })
     })

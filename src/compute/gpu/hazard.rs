@@ -1,4 +1,4 @@
-//! Which steps must wait for which: found from what they read and write, so that independent neighbours overlap.
+//! Which steps must wait for which: found from what they read and write, so that independent ones overlap.
 
 use super::super::op::{Op, overlap};
 use super::super::plan::{Home, Tensors};
@@ -32,28 +32,23 @@ impl Access {
     }
 }
 
-/// What steps have touched since the last barrier.
-#[derive(Default)]
-pub(super) struct Hazards {
-    since: Vec<Access>,
-}
-
-impl Hazards {
-    /// Adds a step. True if a barrier must come before it, since it touches what an earlier one does.
-    pub fn needs_barrier(&mut self, op: &Op, tensors: &Tensors) -> bool {
-        let all = accesses(op, tensors);
-        let conflict = all.iter().any(|a| self.since.iter().any(|b| a.conflicts(b)));
-        if conflict {
-            self.since.clear();
+/// The intervals of a run, by the numbers of the groups of operations in each: those in one do not wait for each other,
+/// between two of them is a barrier. Every group comes as early as what it needs allows, so that small launches beside a
+/// long chain of others cost it nothing.
+pub(super) fn intervals(groups: &[Vec<&Op>], tensors: &Tensors) -> Vec<Vec<usize>> {
+    let all: Vec<Vec<Access>> =
+        groups.iter().map(|ops| ops.iter().flat_map(|op| accesses(op, tensors)).collect()).collect();
+    let conflict = |a: &[Access], b: &[Access]| a.iter().any(|a| b.iter().any(|b| a.conflicts(b)));
+    let mut intervals: Vec<Vec<usize>> = Vec::new();
+    for (i, own) in all.iter().enumerate() {
+        let last = intervals.iter().rposition(|others| others.iter().any(|&j| conflict(own, &all[j])));
+        let at = last.map_or(0, |last| last + 1);
+        if at == intervals.len() {
+            intervals.push(Vec::new());
         }
-        self.since.extend(all);
-        conflict
+        intervals[at].push(i);
     }
-
-    /// A barrier was put for another reason.
-    pub fn clear(&mut self) {
-        self.since.clear();
-    }
+    intervals
 }
 
 fn accesses(op: &Op, tensors: &Tensors) -> Vec<Access> {
@@ -79,10 +74,9 @@ mod tests {
     use super::super::super::{DType, Param, Plan, PlanBuilder, Precision, StateLayout, WeightSet};
     use super::*;
 
-    /// For every step of the plan whether a barrier comes before it.
-    fn barriers(plan: &Plan) -> Vec<bool> {
-        let mut hazards = Hazards::default();
-        plan.steps.iter().map(|s| hazards.needs_barrier(&s.op, &plan.tensors)).collect()
+    /// The steps of the plan between barriers.
+    fn between_barriers(plan: &Plan) -> Vec<Vec<usize>> {
+        intervals(&plan.steps.iter().map(|s| vec![&s.op]).collect::<Vec<_>>(), &plan.tensors)
     }
 
     fn builder(layout: StateLayout) -> PlanBuilder {
@@ -107,7 +101,21 @@ mod tests {
         map(&mut b, both, both);
         b.output(both.tensor);
         let plan = b.finish().expect("every tensor is written before it is read");
-        assert_eq!(barriers(&plan), [false, false, true, false, true]);
+        assert_eq!(between_barriers(&plan), [vec![0, 1], vec![2, 3], vec![4]]);
+    }
+
+    #[test]
+    fn what_needs_nothing_comes_first() {
+        let mut b = builder(StateLayout::default());
+        let x = b.input("x", &[4, 8], DType::F32);
+        let (p, q, r) = (b.temp("p", &[4, 8]), b.temp("q", &[4, 8]), b.temp("r", &[4, 8]));
+        let (x, p, q, r) = (b.view(x), b.view(p), b.view(q), b.view(r));
+        map(&mut b, x, p);
+        map(&mut b, p, q);
+        map(&mut b, x, r);
+        [p, q, r].iter().for_each(|v| b.output(v.tensor));
+        let plan = b.finish().expect("every tensor is written before it is read");
+        assert_eq!(between_barriers(&plan), [vec![0, 2], vec![1]]);
     }
 
     #[test]
@@ -130,7 +138,7 @@ mod tests {
         b.output(views[2].tensor);
         let plan = b.finish().expect("every tensor is written before it is read");
         assert_eq!(plan.tensors.home(views[0].tensor), plan.tensors.home(views[2].tensor), "the slot is shared");
-        assert_eq!(barriers(&plan), [false, true, true]);
+        assert_eq!(between_barriers(&plan), [vec![0], vec![1], vec![2]]);
     }
 
     #[test]
@@ -150,6 +158,6 @@ mod tests {
         b.push("attention", attention).expect("shapes agree");
         b.output(y.tensor);
         let plan = b.finish().expect("every tensor is written before it is read");
-        assert_eq!(barriers(&plan), [false, false, true]);
+        assert_eq!(between_barriers(&plan), [vec![0, 1], vec![2]]);
     }
 }

@@ -12,6 +12,8 @@
 mod flight;
 mod hazard;
 pub(crate) mod kernels;
+mod launches;
+mod layout;
 mod memory;
 mod prepared;
 mod record;
@@ -40,6 +42,7 @@ use crate::vk::{
 };
 
 pub use self::kernels::tile::{Finish, Tile};
+pub use self::launches::{Launches, launches};
 pub use self::tune::Timed;
 pub use crate::vk::{LANES_MAX, Validation};
 
@@ -199,6 +202,11 @@ impl GpuExecutor {
             detail: format!("vulkan:{index}, {}, subgroups of {}{checks}", tier(matrix.as_ref()), limits.subgroup_size),
             memory_bytes: limits.memory_bytes,
         };
+        let cache = PipelineCache::open(&device, options.pipeline_cache.as_deref())?;
+        let layout = match &matrix {
+            Some(matrix) => layout::find(&device, &cache, matrix)?,
+            None => None,
+        };
         Ok(GpuExecutor {
             info,
             recordings: HashMap::new(),
@@ -210,11 +218,11 @@ impl GpuExecutor {
             weights: Weights::default(),
             arenas: vec![Vec::new(); lanes],
             flights: (0..lanes).map(|_| None).collect(),
-            target: Target { precision, matrix, tuned, forced: options.tile },
+            target: Target { precision, matrix, tuned, layout, forced: options.tile },
             tunes: options.tune.unwrap_or(!software) && options.tile.is_none(),
             tiles,
             pipelines: HashMap::new(),
-            cache: PipelineCache::open(&device, options.pipeline_cache.as_deref())?,
+            cache,
             transfer: Transfer::new(&device)?,
             canary: Arc::clone(instance.canary()),
             device,
@@ -293,11 +301,9 @@ impl GpuExecutor {
     fn compile(&mut self, plan: &Plan, slots: &Slots) -> Result<Vec<u32>, ComputeError> {
         let addressing = Addressing::dry(plan, slots);
         let mut used = Vec::new();
-        for step in &plan.steps {
-            for dispatch in kernels::lower(&step.op, plan, &addressing, &self.target) {
-                if !used.contains(&dispatch.variant()) {
-                    used.push(dispatch.variant());
-                }
+        for dispatch in kernels::lower_plan(plan, &addressing, &self.target).iter().flat_map(|s| &s.dispatches) {
+            if !used.contains(&dispatch.variant()) {
+                used.push(dispatch.variant());
             }
         }
         let before = self.pipelines.len();
@@ -324,7 +330,8 @@ impl GpuExecutor {
         let memory = self.memory(key);
         let steps = record::lower(&memory, &self.target)?;
         let delivery = record::deliveries(&memory, key);
-        let needed: Vec<Variant> = steps.iter().flatten().chain(&delivery).map(|d| d.variant()).collect();
+        let needed: Vec<Variant> =
+            steps.iter().flat_map(|s| &s.dispatches).chain(&delivery).map(|d| d.variant()).collect();
         self.pipelines(needed)?;
         let memory = self.memory(key);
         let recording = record::record(&self.device, &memory, &steps, &self.pipelines, key)?;

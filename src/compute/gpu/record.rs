@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::super::plan::{Home, Plan};
 use super::super::tensor::{Param, Tensor};
 use super::super::{ComputeError, Profile};
-use super::hazard::Hazards;
-use super::kernels::{self, Addresses, Dispatch, Target, Variant};
+use super::kernels::{self, Addresses, Dispatch, Lowered, Target, Variant};
+use super::launches;
 use super::memory::{Layout, Slots, State, Tables, Weights};
 use super::{Key, Passage, Prepared};
 use crate::vk::{Buffer, CommandBuffer, Device, Pipeline, Recorder, Stage};
@@ -115,10 +115,10 @@ impl Addresses for Addressing<'_> {
 }
 
 /// The dispatches of every step.
-pub(super) fn lower(memory: &Memory<'_>, target: &Target) -> Result<Vec<Vec<Dispatch>>, ComputeError> {
+pub(super) fn lower(memory: &Memory<'_>, target: &Target) -> Result<Vec<Lowered>, ComputeError> {
     let addressing = Addressing::new(memory);
     let plan = &memory.prepared.plan;
-    let steps: Vec<_> = plan.steps.iter().map(|s| kernels::lower(&s.op, plan, &addressing, target)).collect();
+    let steps = kernels::lower_plan(plan, &addressing, target);
     assert_eq!(addressing.constants(), memory.prepared.constants, "lowering is the same each time");
     Ok(steps)
 }
@@ -134,12 +134,12 @@ pub(super) struct Recording {
 pub(super) fn record(
     device: &Device,
     memory: &Memory<'_>,
-    steps: &[Vec<Dispatch>],
+    steps: &[Lowered],
     pipelines: &HashMap<Variant, Arc<Pipeline>>,
     key: &Key,
 ) -> Result<Recording, ComputeError> {
     let (prepared, plan) = (memory.prepared, &memory.prepared.plan);
-    for dispatch in steps.iter().flatten() {
+    for dispatch in steps.iter().flat_map(|s| &s.dispatches) {
         let fits = dispatch.grid.iter().zip(device.limits().grid_max).all(|(&n, max)| n > 0 && n <= max);
         if !fits {
             let (name, grid) = (dispatch.kernel.kernel().name, dispatch.grid);
@@ -161,22 +161,27 @@ pub(super) fn record(
     if key.profiled {
         r.timestamp();
     }
-    let mut hazards = Hazards::default();
-    for (step, dispatches) in plan.steps.iter().zip(steps) {
-        if hazards.needs_barrier(&step.op, &plan.tensors) {
-            r.barrier(Stage::Compute, Stage::Compute);
-        }
-        for (i, dispatch) in dispatches.iter().enumerate() {
+    let launch = |r: &mut Recorder, at: usize| {
+        for (i, dispatch) in steps[at].dispatches.iter().enumerate() {
             if i > 0 && dispatch.waits {
                 r.barrier(Stage::Compute, Stage::Compute);
             }
             r.dispatch(&pipelines[&dispatch.variant()], dispatch.push.bytes(), dispatch.grid);
         }
-        if key.profiled {
-            // Steps one after the other, so that each time is one step's.
+    };
+    if key.profiled {
+        // Steps one after the other, so that each time is one step's.
+        for at in 0..steps.len() {
+            launch(&mut r, at);
             r.barrier(Stage::Compute, Stage::Compute);
-            hazards.clear();
             r.timestamp();
+        }
+    } else {
+        for (n, interval) in launches::intervals(plan, steps).into_iter().enumerate() {
+            if n > 0 {
+                r.barrier(Stage::Compute, Stage::Compute);
+            }
+            interval.into_iter().for_each(|at| launch(&mut r, at));
         }
     }
     if let Some(dispatch) = deliveries(memory, key) {
@@ -191,8 +196,8 @@ pub(super) fn record(
         r.copy(from, offset, &memory.passage.download, prepared.outputs.offset(at), bytes);
     }
     r.barrier(Stage::All, Stage::Host);
-    let names = |(step, all): (&super::super::plan::Step, &Vec<Dispatch>)| {
-        let kernels: Vec<String> = all.iter().map(Dispatch::label).collect();
+    let names = |(step, all): (&super::super::plan::Step, &Lowered)| {
+        let kernels: Vec<String> = all.dispatches.iter().map(Dispatch::label).collect();
         format!("{} {}", step.op.label(), kernels.join("+"))
     };
     let kernels = if key.profiled { plan.steps.iter().zip(steps).map(names).collect() } else { Vec::new() };

@@ -2,7 +2,7 @@
 
 use super::super::super::op::{Attention, RingAttention, RingWrite};
 use super::super::super::tensor::{Param, Tensor, View};
-use super::{Dispatch, Fill, Heads, KernelId, Lowering, Matrix, Spec, by_fours, flags};
+use super::{Dispatch, Fill, Heads, KernelId, Lowering, Matrix, RowCut, RowLayout, Spec, by_fours, flags};
 
 /// Queries of a workgroup of the tiled kernel.
 const TILE_QUERIES: usize = 8;
@@ -38,12 +38,61 @@ struct Keys {
 pub(super) fn attention(l: &Lowering<'_>, op: &Attention) -> Vec<Dispatch> {
     let views = [op.q, op.k, op.v, op.y];
     if let Some(matrix) = l.matrix(&views.map(Some)).filter(|_| op.bias.is_none())
+        && let Some((cut, layout)) = row_cut(l, op, matrix)
+    {
+        return vec![whole_rows(l, op, matrix, (cut, layout))];
+    }
+    if let Some(matrix) = l.matrix(&views.map(Some)).filter(|_| op.bias.is_none())
         && let Some(heads) = Heads::choose(matrix, op.lengths().0, op.q.cols / op.heads)
     {
         return vec![sequences(l, op, matrix, heads)];
     }
     let seat = |g| g * l.plan.seats() / op.groups.count;
     (0..op.groups.count).map(|g| sequence(l, &op.sequence(g), seat(g))).collect()
+}
+
+/// How the kernel that keeps rows of scores in registers is cut up for an operation, if it is the one to take.
+fn row_cut<'a>(l: &Lowering<'a>, op: &Attention, matrix: &Matrix) -> Option<(RowCut, &'a RowLayout)> {
+    let layout = l.target.layout.as_ref()?;
+    let columns = op.q.cols / op.heads;
+    let cut = RowCut::choose(matrix, layout, op.lengths(), columns).filter(|_| op.scale >= 0.0)?;
+    Some((cut, layout))
+}
+
+/// The attention of all sequences at once, with rows of scores in registers.
+fn whole_rows(l: &Lowering<'_>, op: &Attention, matrix: &Matrix, (cut, layout): (RowCut, &RowLayout)) -> Dispatch {
+    let ((lq, lk), groups) = (op.lengths(), op.groups.count);
+    let all_keys = u32::try_from(lk).expect("tensors of a plan have fewer than 2^32 elements");
+    let count_step = match op.key_count {
+        Some(Param::Slot(_)) if l.plan.seats() > 1 => l.plan.param_count,
+        _ => 0,
+    };
+    let views = [op.q, op.k, op.v, op.y];
+    // From row to row of a sequence, and from one sequence to the next, in groups of eight elements.
+    let row = |v: &View| op.groups.view(v, 0).stride / 8;
+    let group = |v: &View| if groups == 1 { 0 } else { (op.groups.view(v, 1).offset - v.offset) / 8 };
+    let [q_row, k_row, v_row, y_row] = views.each_ref().map(row);
+    let [q_group, k_group, v_group, y_group] = views.each_ref().map(group);
+    Fill::new(KernelId::AttentionRows)
+        .variant(cut.variant(matrix, layout, op.q.cols / op.heads))
+        .address("q", l.view(&op.q))
+        .address("k", l.view(&op.k))
+        .address("v", l.view(&op.v))
+        .address("y", l.view(&op.y))
+        .address("count_at", l.ctx.param(op.key_count.unwrap_or(Param::Const(all_keys)), 0))
+        .word("count_step", count_step)
+        .word("lq", lq)
+        .word("lk", lk)
+        .word("q_stride8", q_row)
+        .word("k_stride8", k_row)
+        .word("v_stride8", v_row)
+        .word("y_stride8", y_row)
+        .word("q_group8", q_group)
+        .word("k_group8", k_group)
+        .word("v_group8", v_group)
+        .word("y_group8", y_group)
+        .real("scale", op.scale)
+        .grid([lq.div_ceil(cut.queries(matrix)), op.heads, groups])
 }
 
 /// The attention of all sequences at once.

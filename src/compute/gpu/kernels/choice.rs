@@ -27,7 +27,7 @@ fn target(matrix: bool) -> Target {
     let shape = MatrixShape { m: 16, n: 16, k: 16 };
     let hopper = Matrix { shape, lanes: 32, shared_bytes: 48 << 10, local_max: 1024 };
     let matrix = matrix.then_some(hopper);
-    Target { precision: Precision::F16, matrix, tuned: BTreeMap::new(), forced: None }
+    Target { precision: Precision::F16, matrix, tuned: BTreeMap::new(), layout: None, forced: None }
 }
 
 /// A plan with a product, a convolution, an attention and one over a ring of `rows` rows, `width` columns.

@@ -1,7 +1,6 @@
 //! Space and channels exchanged, and pictures.
 
 use super::super::super::op::{GroupMean, Shuffle, ToI420, Unshuffle};
-use super::super::super::tensor::View;
 use super::{Dispatch, Fill, KernelId, Lowering};
 
 pub(super) fn unshuffle(l: &Lowering<'_>, op: &Unshuffle) -> Dispatch {
@@ -46,22 +45,19 @@ pub(super) fn shuffle(l: &Lowering<'_>, op: &Shuffle) -> Dispatch {
         .over_quads(&op.y)
 }
 
-pub(super) fn to_i420(l: &Lowering<'_>, op: &ToI420) -> Vec<Dispatch> {
+pub(super) fn to_i420(l: &Lowering<'_>, op: &ToI420) -> Dispatch {
     let blocks = op.height * op.width;
-    (0..op.x.rows / blocks).map(|n| picture(l, op, &op.x.rows(n * blocks, blocks), n * op.picture_bytes())).collect()
-}
-
-/// Picture `x` to the bytes from `at` on.
-fn picture(l: &Lowering<'_>, op: &ToI420, x: &View, at: usize) -> Dispatch {
     let squares = op.out_width / 2 * (op.out_height / 2);
     let fill = Fill::new(KernelId::ToI420)
-        .address("x", l.view(x))
-        .address("y", l.ctx.tensor(op.y) + at as u64)
+        .address("x", l.view(&op.x))
+        .address("y", l.ctx.tensor(op.y))
         .word("width", op.width)
         .word("x_stride", op.x.stride)
         .word("out_width", op.out_width)
         .word("out_height", op.out_height)
-        .word("r", op.r);
+        .word("r", op.r)
+        .word("x_each", blocks * op.x.stride)
+        .word("y_each", op.picture_bytes());
     let local = fill.kernel.kernel().local_size as usize;
-    fill.over(squares.div_ceil(local), 1)
+    fill.over(squares.div_ceil(local), op.x.rows / blocks)
 }

@@ -5,11 +5,13 @@
 //! kernels. Shapes, types and aliasing were checked when the plan was built: this module trusts them.
 
 mod attention;
+mod fuse;
 mod heads;
 mod image;
 mod linear;
 mod norm;
 mod pointwise;
+mod rows;
 pub mod table;
 pub mod tile;
 
@@ -24,7 +26,10 @@ use super::super::op::{Act, Op};
 use super::super::plan::Plan;
 use super::super::tensor::{Param, Precision, Tensor, View};
 
+pub use fuse::{Lowered, lower_plan};
 pub use heads::Heads;
+use rows::RowCut;
+pub use rows::{RowLayout, layout_probe};
 pub use table::{Field, FieldKind, KernelId};
 pub use tile::{Finish, Matrix, Product, Tile};
 
@@ -122,6 +127,8 @@ pub struct Target {
     pub matrix: Option<Matrix>,
     /// The tiles that were measured to be the best.
     pub tuned: BTreeMap<Product, Tile>,
+    /// Where lanes have the elements of matrices, if that is known.
+    pub layout: Option<RowLayout>,
     /// The tile of this number among those of the device for every product that has one: for tests.
     pub forced: Option<usize>,
 }
@@ -169,7 +176,7 @@ pub fn lower(op: &Op, plan: &Plan, ctx: &dyn Addresses, target: &Target) -> Vec<
         // An operation over several pictures or sequences becomes a dispatch for each, which do not wait for another.
         Op::Conv3x3(op) => return linear::conv3x3(l, op),
         Op::Attention(op) => return attention::attention(l, op),
-        Op::ToI420(op) => return image::to_i420(l, op),
+        Op::ToI420(op) => image::to_i420(l, op),
         Op::Linear(op) => linear::linear(l, op),
         Op::Norm(op) => norm::norm(l, op),
         Op::HeadNorm(op) => norm::head_norm(l, op),

@@ -124,6 +124,11 @@ kernels! {
         hd: Word, q_stride: Word, k_row: Word, k_key: Word, v_row: Word, v_key: Word, y_stride: Word,
         scale: Real, flags: Word, count_step: Word, table: Address, seat_rows: Word,
     ]
+    AttentionRows "attention_rows" 0 (LOCAL LANES CM CN CK HEAD WIDTH8 KEYS BANDS SPAN LINES TURNS Q_SHARED STAGES AHEAD) [
+        q: Address, k: Address, v: Address, y: Address, count_at: Address, count_step: Word, lq: Word, lk: Word,
+        q_stride8: Word, k_stride8: Word, v_stride8: Word, y_stride8: Word, q_group8: Word, k_group8: Word,
+        v_group8: Word, y_group8: Word, scale: Real,
+    ]
     AttentionTile "attention_tile" 32 [
         q: Address, k: Address, v: Address, bias: Address, y: Address, count_at: Address, lq: Word, lk: Word,
         hd4: Word, q_stride4: Word, k_stride4: Word, v_stride4: Word, y_stride4: Word, scale: Real, flags: Word,
@@ -162,8 +167,8 @@ kernels! {
         rope_rows: Word, eps: Real, flags: Word, rope_each: Word,
     ]
     HeadNormParts "head_norm_parts" 0 (LOCAL PARTS) [
-        x: Address, weight: Address, cos: Address, sin: Address, rows: Word, heads: Word, x_stride4: Word,
-        rope_rows: Word, eps: Real, flags: Word, rope_each: Word,
+        x: Address, weight: Address, weight_rest: Address, cos: Address, sin: Address, rows: Word, heads: Word,
+        heads_first: Word, x_stride4: Word, rope_rows: Word, eps: Real, flags: Word, rope_each: Word,
     ]
     LinearAny "linear_any" 32 [
         x: Address, w: Address, bias: Address, gate: Address, res: Address, y: Address, m: Word, n: Word,
@@ -187,6 +192,9 @@ kernels! {
     Map "map" 64 [
         x: Address, y: Address, rows: Word, cols: Word, x_stride: Word, y_stride: Word, act: Word,
     ]
+    MatrixLayout "matrix_layout" 0 (LOCAL LANES CM CN CK) [
+        out: Address,
+    ]
     NormFilm "norm_film" 32 [
         x: Address, scale: Address, shift: Address, gate: Address, y: Address, rows: Word, cols: Word,
         scale_span: Word, shift_span: Word, gate_span: Word, x_stride: Word, scale_stride: Word,
@@ -196,9 +204,20 @@ kernels! {
         x: Address, scale: Address, shift: Address, y: Address, rows: Word, cols: Word, scale_span: Word,
         shift_span: Word, x_stride: Word, scale_stride: Word, shift_stride: Word, y_stride: Word, eps: Real,
     ]
+    NormRows "norm_rows" 0 (LOCAL LANES CHUNKS KIND WEIGHT ACT) [
+        x: Address, weight: Address, scale: Address, shift: Address, gate: Address, y: Address, rows: Word,
+        cols8: Word, x_stride8: Word, y_stride8: Word, scale_span: Word, shift_span: Word, gate_span: Word,
+        scale_stride8: Word, shift_stride8: Word, gate_stride8: Word, eps: Real,
+    ]
     NormWeight "norm_weight" 32 [
         x: Address, weight: Address, y: Address, rows: Word, cols: Word, x_stride: Word, y_stride: Word,
         eps: Real, act: Word, flags: Word,
+    ]
+    RingStep "ring_step" 0 (LOCAL PARTS HEADS) [
+        q: Address, q_weight: Address, k_weight: Address, cos: Address, sin: Address, k_ring: Address,
+        slot_at: Address, table: Address, y: Address, count_word: Word, v_ring8: Word, k_at8: Word, v_at8: Word,
+        rows: Word, x_stride8: Word, y_stride8: Word, rope_rows: Word, rope_each: Word, window: Word,
+        seat_rows: Word, step: Word, eps: Real, scale: Real,
     ]
     RingWrite "ring_write" 64 [
         x: Address, ring: Address, slot_at: Address, rows: Word, cols: Word, x_stride: Word, slot_step: Word,
@@ -214,6 +233,7 @@ kernels! {
     ]
     ToI420 "to_i420" 64 [
         x: Address, y: Address, width: Word, x_stride: Word, out_width: Word, out_height: Word, r: Word,
+        x_each: Word, y_each: Word,
     ]
     Unshuffle "unshuffle" 64 [
         x: Address, y: Address, rows: Word, cols: Word, width: Word, r: Word, x_stride: Word, y_stride: Word,
