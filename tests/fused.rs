@@ -51,8 +51,8 @@ fn weights() -> Arc<WeightSet> {
     Arc::new(weights)
 }
 
-/// Keys, values and what comes between: the heads of queries and keys are normalised and turned, keys and values go into
-/// the ring, queries attend to it. `again`: the keys are read once more, so that they must have been written.
+/// Keys, values and what comes between: the heads of queries and keys are normalised and turned, keys and values go
+/// into the ring, queries attend to it. `again`: the keys are read once more, so that they must have been written.
 fn plan(weights: &Arc<WeightSet>, layout: &Arc<StateLayout>, seats: usize, again: bool) -> Plan {
     let rows = seats * TOKENS;
     let mut b = PlanBuilder::new("fused", Precision::F16, Arc::clone(weights), Arc::clone(layout)).for_seats(seats);

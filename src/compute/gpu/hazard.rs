@@ -33,8 +33,8 @@ impl Access {
 }
 
 /// The intervals of a run, by the numbers of the groups of operations in each: those in one do not wait for each other,
-/// between two of them is a barrier. Every group comes as early as what it needs allows, so that small launches beside a
-/// long chain of others cost it nothing.
+/// between two of them is a barrier. Every group comes as early as what it needs allows, so that small launches beside
+/// a long chain of others cost it nothing.
 pub(super) fn intervals(groups: &[Vec<&Op>], tensors: &Tensors) -> Vec<Vec<usize>> {
     let all: Vec<Vec<Access>> =
         groups.iter().map(|ops| ops.iter().flat_map(|op| accesses(op, tensors)).collect()).collect();

@@ -34,8 +34,8 @@ pub fn lower_plan(plan: &Plan, ctx: &dyn Addresses, target: &Target) -> Vec<Lowe
 /// Steps that [`ring_step`] takes the place of.
 const RING_STEP: usize = 5;
 
-/// Norms of queries and keys, both writes into the rings and the attention to them, from step `first` on, if nobody reads
-/// queries, keys and values afterwards.
+/// Norms of queries and keys, both writes into the rings and the attention to them, from step `first` on, if nobody
+/// reads queries, keys and values afterwards.
 fn ring_step(l: &Lowering<'_>, first: usize) -> Option<Dispatch> {
     let steps = l.plan.steps.get(first..first + RING_STEP)?;
     let [Op::HeadNorm(q), Op::HeadNorm(k), Op::RingWrite(keys), Op::RingWrite(values), Op::RingAttention(attention)] =

@@ -1,8 +1,8 @@
 //! How `attention_rows` is cut up, which keeps whole rows of scores in registers: it must know which places of a matrix
 //! each lane has.
 //!
-//! The length of a block of keys decides the order of sums. It depends on the shape of one sequence and of one head, never
-//! on how many sequences there are: a session's frames are the same alone and in every batch.
+//! The length of a block of keys decides the order of sums. It depends on the shape of one sequence and of one head,
+//! never on how many sequences there are: a session's frames are the same alone and in every batch.
 
 use super::{Dispatch, Fill, KernelId, Matrix, Spec, Variant};
 use crate::vk::MatrixShape;
@@ -16,8 +16,8 @@ const SOME: usize = 256;
 /// The same, with four subgroups and blocks that leave registers for what is loaded ahead.
 const LONG: usize = 1024;
 
-/// Where the elements of a matrix of sums are: a lane has `lines` rows of it, `span` neighbouring elements of one row and
-/// then as many of the next, and `cluster` neighbouring lanes have the same rows. Left factors lie as sums do.
+/// Where the elements of a matrix of sums are: a lane has `lines` rows of it, `span` neighbouring elements of one row
+/// and then as many of the next, and `cluster` neighbouring lanes have the same rows. Left factors lie as sums do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RowLayout {
     pub span: u32,
@@ -26,8 +26,8 @@ pub struct RowLayout {
 }
 
 impl RowLayout {
-    /// From what `matrix_layout` wrote: the places of every lane, of sums and then of left factors. `None`: they are in no
-    /// order that the kernel knows.
+    /// From what `matrix_layout` wrote: the places of every lane, of sums and then of left factors. `None`: they are in
+    /// no order that the kernel knows.
     pub fn find(shape: MatrixShape, lanes: u32, places: &[u32]) -> Option<RowLayout> {
         let (all, columns) = ((shape.m * shape.n) as usize, shape.n);
         let own = all / lanes as usize;
