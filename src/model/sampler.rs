@@ -518,9 +518,11 @@ fn launch<R>(
     let first = parts[0].stream.position == 0;
     let videos: Vec<_> = parts.iter_mut().map(|part| part.stream.video_frame()).collect();
     let place = videos[0].0;
-    let Ready { plan, id } = match SEATS.iter().position(|&seats| parts.len() <= seats) {
-        _ if parts.len() == 1 => plans.tick(executor, first, place)?,
-        index => plans.batch(executor, index.unwrap_or(SEATS.len() - 1), place)?,
+    let Ready { plan, id } = if parts.len() == 1 {
+        plans.tick(executor, first, place)?
+    } else {
+        let index = SEATS.iter().position(|&seats| parts.len() <= seats).unwrap_or(SEATS.len() - 1);
+        plans.batch(executor, index, place)?
     };
     let mut conditions = Vec::new();
     if first {

@@ -61,42 +61,24 @@ fn row_cut<'a>(l: &Lowering<'a>, op: &Attention, matrix: &Matrix) -> Option<(Row
 
 /// The attention of all sequences at once, with rows of scores in registers.
 fn whole_rows(l: &Lowering<'_>, op: &Attention, matrix: &Matrix, (cut, layout): (RowCut, &RowLayout)) -> Dispatch {
-    let ((lq, lk), groups) = (op.lengths(), op.groups.count);
-    let all_keys = u32::try_from(lk).expect("tensors of a plan have fewer than 2^32 elements");
-    let count_step = match op.key_count {
-        Some(Param::Slot(_)) if l.plan.seats() > 1 => l.plan.param_count,
-        _ => 0,
-    };
-    let views = [op.q, op.k, op.v, op.y];
-    // From row to row of a sequence, and from one sequence to the next, in groups of eight elements.
-    let row = |v: &View| op.groups.view(v, 0).stride / 8;
-    let group = |v: &View| if groups == 1 { 0 } else { (op.groups.view(v, 1).offset - v.offset) / 8 };
-    let [q_row, k_row, v_row, y_row] = views.each_ref().map(row);
-    let [q_group, k_group, v_group, y_group] = views.each_ref().map(group);
-    Fill::new(KernelId::AttentionRows)
-        .variant(cut.variant(matrix, layout, op.q.cols / op.heads))
-        .address("q", l.view(&op.q))
-        .address("k", l.view(&op.k))
-        .address("v", l.view(&op.v))
-        .address("y", l.view(&op.y))
-        .address("count_at", l.ctx.param(op.key_count.unwrap_or(Param::Const(all_keys)), 0))
-        .word("count_step", count_step)
-        .word("lq", lq)
-        .word("lk", lk)
-        .word("q_stride8", q_row)
-        .word("k_stride8", k_row)
-        .word("v_stride8", v_row)
-        .word("y_stride8", y_row)
-        .word("q_group8", q_group)
-        .word("k_group8", k_group)
-        .word("v_group8", v_group)
-        .word("y_group8", y_group)
-        .real("scale", op.scale)
-        .grid([lq.div_ceil(cut.queries(matrix)), op.heads, groups])
+    by_matrices(l, op, KernelId::AttentionRows).variant(cut.variant(matrix, layout, op.q.cols / op.heads)).grid([
+        op.lengths().0.div_ceil(cut.queries(matrix)),
+        op.heads,
+        op.groups.count,
+    ])
 }
 
-/// The attention of all sequences at once.
+/// The attention of all sequences at once, with scores in shared memory.
 fn sequences(l: &Lowering<'_>, op: &Attention, matrix: &Matrix, heads: Heads) -> Dispatch {
+    by_matrices(l, op, KernelId::AttentionCm).variant(heads.variant(matrix)).grid([
+        op.lengths().0.div_ceil(heads.queries(matrix)),
+        op.heads,
+        op.groups.count,
+    ])
+}
+
+/// What both kernels of the matrix tier are told.
+fn by_matrices(l: &Lowering<'_>, op: &Attention, kernel: KernelId) -> Fill {
     let ((lq, lk), groups) = (op.lengths(), op.groups.count);
     let all_keys = u32::try_from(lk).expect("tensors of a plan have fewer than 2^32 elements");
     let count_step = match op.key_count {
@@ -109,8 +91,7 @@ fn sequences(l: &Lowering<'_>, op: &Attention, matrix: &Matrix, heads: Heads) ->
     let group = |v: &View| if groups == 1 { 0 } else { (op.groups.view(v, 1).offset - v.offset) / 8 };
     let [q_row, k_row, v_row, y_row] = views.each_ref().map(row);
     let [q_group, k_group, v_group, y_group] = views.each_ref().map(group);
-    Fill::new(KernelId::AttentionCm)
-        .variant(heads.variant(matrix))
+    let fill = Fill::new(kernel)
         .address("q", l.view(&op.q))
         .address("k", l.view(&op.k))
         .address("v", l.view(&op.v))
@@ -118,9 +99,10 @@ fn sequences(l: &Lowering<'_>, op: &Attention, matrix: &Matrix, heads: Heads) ->
         .address("count_at", l.ctx.param(op.key_count.unwrap_or(Param::Const(all_keys)), 0))
         .word("count_step", count_step)
         .word("lq", lq)
-        .word("lk", lk)
-        .word("hd8", op.q.cols / op.heads / 8)
-        .word("q_stride8", q_row)
+        .word("lk", lk);
+    // The other kernel has the columns of a head as a constant.
+    let fill = if kernel == KernelId::AttentionCm { fill.word("hd8", op.q.cols / op.heads / 8) } else { fill };
+    fill.word("q_stride8", q_row)
         .word("k_stride8", k_row)
         .word("v_stride8", v_row)
         .word("y_stride8", y_row)
@@ -129,7 +111,6 @@ fn sequences(l: &Lowering<'_>, op: &Attention, matrix: &Matrix, heads: Heads) ->
         .word("v_group8", v_group)
         .word("y_group8", y_group)
         .real("scale", op.scale)
-        .grid([lq.div_ceil(heads.queries(matrix)), op.heads, groups])
 }
 
 /// The attention of one sequence, which belongs to a seat.
