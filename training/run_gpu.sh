@@ -6,7 +6,8 @@
 # PLAN   perception  autoencoder, text encoder and judges side by side, then a minute of the foundation as a trial
 #        foundation  the larger part of the foundation's plan, then what keys and words do (QUICK_SECONDS)
 #        finish      the rest of it, InstructNet with the foundation frozen, then the evaluation
-#        Both go on with the keys judge while the transformer's passes compile (KEYS_MINUTES, 0: not).
+#        Both go on with the judges while the transformer's passes compile (JUDGES_MINUTES for attributes and pose,
+#        KEYS_MINUTES for the keys; 0: not).
 # START  model folder to start from where STATE has nothing to go on with
 #
 # OUT gets model.tar.* (the model folder in parts), logs, pictures and tables. STATE (default /tmp/gamegen-state) keeps
@@ -49,8 +50,11 @@ train() {
     shift 2
     together "$here/$script" --until "$until" "$@" && return
     [ "$until" -gt "$(date +%s)" ] || return
+    echo "$script failed; once more without recorded passes" >&2
+    together "$here/$script" --until "$until" "$@" --graph 0 && return
+    [ "$until" -gt "$(date +%s)" ] || return
     echo "$script failed; once more without compilation" >&2
-    safe="--compile 0"
+    safe="--compile 0 --graph 0"
     [ "${GAMEGEN_SMALL:-0}" = 1 ] || safe="$safe --batch 24"
     together "$here/$script" --until "$until" "$@" $safe
 }
@@ -84,15 +88,21 @@ perception() {
     rm -rf "$OUT"/model.tar.* "$OUT/judges"
 }
 
-# keys_judge: goes on with the judge of keys beside the compiler, which leaves the last GPU idle.
-keys_judge() {
+# judge MINUTES PARTS: goes on with some judges in the background.
+judge() {
+    [ "$1" = 0 ] && return
+    CUDA_VISIBLE_DEVICES=$last "$python" "$here/train_judges.py" --parts "$2" --start "$start/judges" --lr 1e-3 \
+        --minutes "$1" --reserve 25 --stills 8192 --pool-start 8192 --out "$OUT" &
+}
+
+# judges: goes on with the judges beside the compiler, which leaves the last GPU idle.
+judges() {
     judges=$STATE/judges
     rm -rf "$judges" "$OUT/judges"
     cp -r "$start/judges" "$judges"
-    [ "${KEYS_MINUTES:-2.4}" = 0 ] && return
     cp -r "$start/judges" "$OUT/judges"
-    CUDA_VISIBLE_DEVICES=$last "$python" "$here/train_judges.py" --parts keys --start "$start/judges" --lr 1e-3 \
-        --minutes "${KEYS_MINUTES:-2.4}" --reserve 25 --stills 8192 --pool-start 8192 --out "$OUT" &
+    judge "${JUDGES_MINUTES:-0}" attributes,pose
+    judge "${KEYS_MINUTES:-2.4}" keys
 }
 
 # evaluate SECONDS PARTS_OF_THE_FIRST_GPU PARTS_OF_THE_LAST: the exported model by the judges of this run.
@@ -117,13 +127,13 @@ evaluate() {
 case $plan in
 perception) perception ;;
 foundation)
-    keys_judge
+    judges
     train train_foundation.py $((end - ${QUICK_SECONDS:-40})) --start "$start" --to-fraction "${TO:-0.7}" \
         --reserve 6 ${FOUNDATION:-}
     evaluate "$(left 8)" "${LONG_PARTS:-drift_60s}" "${PARTS:-keys,words}"
     ;;
 finish)
-    keys_judge
+    judges
     train train_foundation.py $((end - ${EVAL_SECONDS:-135})) --start "$start" --from-fraction "${FROM:-0.66}" \
         --freeze-from "${FREEZE:-0.55}" --large-from 2 --p-event 0.65 --p-video 0.4 --reserve 6 ${FOUNDATION:-}
     evaluate "$(left 8)" "${LONG_PARTS:-drift_60s,drift_10min}" \

@@ -13,7 +13,7 @@ NO_CHANGE = -10**7  # `at` of a clip in which nothing changes
 ENCODE_FRAMES = 544  # frames of 320x192 that are encoded at once on a GPU
 FREE_INSTRUCTION = 0.45  # share of changes that are told in free words
 DAMAGE_SHARE = 0.5  # share of captions with unknown and dropped words
-LEXICON_SHARE = 0.25  # share of captions in words of the lexicon
+LEXICON_SHARE = 0.35  # share of captions in words of the lexicon
 
 
 @dataclass

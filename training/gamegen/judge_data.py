@@ -15,9 +15,10 @@ from .world import F_YAW
 # Places in the parameters of a frame (world/layout.h), and the simulator's speeds (world/sim.h).
 F_CHARACTER, F_X, F_Z, F_SPEED, F_AIR = 31, 34, 36, 39, 40
 FRAME_SECONDS = 1 / 24
-WALK, BACK, TURN, RUN = 4.2, 3.8, 1.45, 1.9  # units a second, radians a second, times
+WALK, BACK, TURN, RUN = 4.2, 3.8, 1.45, 2.2  # units a second, radians a second, times
 RIDER_FASTER = 1.5
 UNKNOWN = -1.0
+SOFT_SIZES = ((80, 132), (68, 112), (56, 94), (44, 74))  # rows and columns that a softened picture had
 RENDER_SIZES = {True: (192, 320), False: (96, 160)}  # the second where a CPU has to do it
 
 
@@ -87,8 +88,8 @@ class Disturbance:
         flat = x.flatten(0, 1)
         blurred = F.avg_pool2d(F.pad(flat, (1, 1, 1, 1), mode="replicate"), 3, 1).reshape(x.shape)
         x = x + self.draw(x, 0.2, 1.0, 0.5) * (blurred - x)
-        index = int(torch.randint(0, 3, (1,), generator=self.generator, device=self.device))
-        size = ((80, 132), (68, 112), (56, 94))[index]
+        index = int(torch.randint(0, len(SOFT_SIZES), (1,), generator=self.generator, device=self.device))
+        size = SOFT_SIZES[index]
         again = F.interpolate(F.interpolate(x.flatten(0, 1), size, mode="area"), (HEIGHT, WIDTH), mode="bilinear",
                               align_corners=False).reshape(x.shape)
         return x + self.draw(x, 0.4, 1.0, 0.35) * (again - x)

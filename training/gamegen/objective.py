@@ -80,6 +80,7 @@ class Objective:
         base, student = slice(layout.base_from, layout.base_to), slice(layout.base_to, layout.student_to)
         count = layout.base_to - layout.base_from
         size = torch.full((count,), examples.BASE_SIZE, device=self.dev)
+        size = torch.where(e["image"][base], torch.full_like(size, examples.FIRST_SIZE), size)
         examples.set_shortcut(e, base, size, frames)
         event = e["event"][base] & ~e["image"][base]
         weight = torch.where(e["image"][base], self.args.first_guidance, self.guidance)

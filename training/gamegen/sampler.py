@@ -10,7 +10,7 @@ from .instructnet import InstructNet
 from .msdit import MSDiT
 
 CONTEXT_NOISE = 0.05
-FIRST_FRAME_STEPS = 8  # steps of the first frame of a text-only start, told their size like all others
+FIRST_FRAME_STEPS = 16  # steps of the first frame of a text-only start, told their size like all others
 SEED_LEVEL = 0.999  # noise level at which given latents are passed through to fill the ring
 
 

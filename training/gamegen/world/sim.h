@@ -22,7 +22,7 @@ HDN void frame_params(const float *S, float *F) {
       // dir(3) sun(3) amb(3) top(3) hor(3) night
       {.45f, .72f, .30f, 1.22f, 1.14f, .95f, .40f, .48f, .60f, .16f, .38f, .80f, .66f, .82f, .95f, 0},
       {.25f, .19f, .90f, 1.50f, .60f, .20f, .36f, .27f, .36f, .24f, .16f, .42f, 1.0f, .44f, .15f, .25f},
-      {-.35f, .55f, .60f, .34f, .43f, .68f, .18f, .21f, .35f, .012f, .022f, .075f, .06f, .09f, .20f, 1.f},
+      {-.35f, .55f, .60f, .42f, .52f, .80f, .23f, .27f, .43f, .012f, .022f, .075f, .06f, .09f, .20f, 1.f},
       {-.65f, .26f, .70f, 1.08f, .68f, .68f, .42f, .34f, .50f, .40f, .38f, .76f, 1.0f, .66f, .74f, .08f}};
   float L[16];
   for (int j = 0; j < 16; j++) {
@@ -128,7 +128,7 @@ HDN void frame_params(const float *S, float *F) {
     F[F_CAMX] = S[S_X];
     F[F_CAMY] = S[S_Y] + (rider ? 2.45f : 1.75f) + bob;
     F[F_CAMZ] = S[S_Z];
-    F[F_PITCH] = -.06f;
+    F[F_PITCH] = -.11f;
   } else {
     float d = rider ? 5.4f : 4.5f, hh = rider ? 2.95f : 2.35f;
     F[F_CAMX] = S[S_X] - fx * d;
@@ -145,7 +145,7 @@ HDN void sim_step(float *S, const float *A) {
   Biome b = biome_of(bi);
   uint32_t seed = (uint32_t)S[S_SEED];
   bool rider = (int)S[S_CHAR] == 2;
-  float turn = (A[A_D] - A[A_A]) * 1.45f * DT, run = A[A_SHIFT] > .5f ? 1.9f : 1.f,
+  float turn = (A[A_D] - A[A_A]) * 1.45f * DT, run = A[A_SHIFT] > .5f ? 2.2f : 1.f,
         want = (A[A_W] * 4.2f * run - A[A_S] * 3.8f) * (rider ? 1.5f : 1.f);
   S[S_YV] += (turn - S[S_YV]) * .45f;
   S[S_YAW] += S[S_YV];

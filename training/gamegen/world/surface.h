@@ -2,6 +2,50 @@
 #pragma once
 #include "trace.h"
 
+// Stones, tufts, leaves or crusts: two colors of each biome.
+HD V3 litter_color(int biome, bool second) {
+  switch (biome) {
+  case BI_MEADOW:
+    return second ? v3(.66f, .63f, .56f) : v3(.12f, .29f, .08f);
+  case BI_DESERT:
+    return second ? v3(.99f, .92f, .70f) : v3(.50f, .31f, .18f);
+  case BI_SNOW:
+    return second ? v3(.50f, .68f, .84f) : v3(.31f, .35f, .43f);
+  case BI_FOREST:
+    return second ? v3(.36f, .52f, .14f) : v3(.58f, .33f, .10f);
+  case BI_VOLCANIC:
+    return second ? v3(.50f, .45f, .44f) : v3(.06f, .05f, .06f);
+  default:
+    return second ? v3(.16f, .72f, .68f) : v3(.17f, .07f, .28f);
+  }
+}
+
+// What lies about on the ground, one thing at most in a cell of a bent grid: without it bare ground does not show how
+// fast one walks. Fades where a pixel would hold several.
+#define LITTER 1.7f
+HD V3 litter(V3 ground, V3 p, float away, float slope, const Scene &sc) {
+  float x = p.x / LITTER + 1.1f * vnoise(p.x * .31f, p.z * .31f, sc.seed ^ 17u),
+        z = p.z / LITTER + 1.1f * vnoise(p.x * .31f, p.z * .31f, sc.seed ^ 18u);
+  int cx = (int)floorf(x), cz = (int)floorf(z);
+  uint32_t k = hash3i(cx, cz, sc.seed ^ 19u);
+  if (u01(k) > .62f)
+    return ground;
+  k = nexth(k);
+  float size = .16f + .18f * u01(k);
+  k = nexth(k);
+  float dx = x - cx - (size + (1.f - 2.f * size) * u01(k));
+  k = nexth(k);
+  float dz = z - cz - (size + (1.f - 2.f * size) * u01(k));
+  k = nexth(k);
+  float turn = u01(k) * 3.14159f, c = cosf(turn), s = sinf(turn);
+  float u = dx * c + dz * s, v = dz * c - dx * s;
+  float r = sqrtf(u * u + 1.7f * v * v) / size + .5f * (vnoise(p.x * 3.1f, p.z * 3.1f, sc.seed ^ 20u) - .5f);
+  float lit = 1.f + .35f * sat(r) * (dx * sc.sun.x + dz * sc.sun.z) / size; // brighter towards the sun: it is not flat
+  k = nexth(k);
+  V3 color = litter_color(sc.biome, u01(k) < .35f) * (lit * (.85f + .3f * u01(nexth(k))));
+  return mix(ground, color, sstep(1.f, .72f, r) * sstep(.66f, .82f, slope) * expf(-away * .022f));
+}
+
 // Normal, albedo and glow of the ground.
 HD void terrain_surface(Hit &h, V3 p, const Scene &sc) {
   float wet = sc.f[F_RAIN];
@@ -22,7 +66,9 @@ HD void terrain_surface(Hit &h, V3 p, const Scene &sc) {
   }
   a = mix(a, sc.land.rock * (.8f + .4f * n2), sstep(.80f, .66f, slope + .06f * (n2 - .5f)));
   a = mix(a, sc.land.path * (.9f + .2f * n2), pathmask(p.x, p.z, sc.seed) * sstep(.6f, .8f, slope));
-  a = a * (.84f + .22f * n2 + .20f * (n3 - .5f) * fd);
+  float bare = sstep(.50f, .62f, vnoise(p.x * .38f + 5.f, p.z * .38f, sc.seed ^ 21u));
+  a = mix(a, mix(a, sc.land.path, .5f) * (sc.biome == BI_VOLCANIC ? 1.5f : .78f), bare);
+  a = a * (.78f + .34f * n2 + .20f * (n3 - .5f) * fd);
   if (sc.biome == BI_MEADOW && n1 > .55f && slope > .85f) {
     float n5 = vnoise(p.x * 1.6f + 7.f, p.z * 1.6f, sc.seed ^ 14u);
     a = mix(a, n1 > .7f ? v3(.9f, .8f, .25f) : v3(.85f, .55f, .75f),
@@ -37,6 +83,7 @@ HD void terrain_surface(Hit &h, V3 p, const Scene &sc) {
     float g = sstep(.72f, .86f, vnoise(p.x * .9f, p.z * .9f, sc.seed ^ 16u)) * fd;
     h.emi = v3(.10f, .55f, .60f) * (g * (.12f + .45f * sc.night));
   }
+  a = litter(a, p, h.t, slope, sc);
   float sn = sc.f[F_SNOW];
   a = mix(a, v3(.9f, .93f, .97f), sn * .45f * sstep(.7f, .9f, slope) * (.5f + .5f * n2));
   h.alb = a * (1.f - .28f * wet);
