@@ -25,6 +25,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use arguments::{Arguments, USAGE};
+use gamegend::compute::Profile;
+use gamegend::compute::profile::KernelTotal;
 use gamegend::model::Engine;
 use serde_json::{Map, Value, json};
 
@@ -45,6 +47,17 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Time of every kernel in a run, the longest first, with what it moves and computes.
+fn kernel_rows(profile: &Profile) -> Value {
+    let row = |t: &KernelTotal| {
+        let seconds = t.time.as_secs_f64().max(1e-9);
+        let (tflops, gbytes) = (t.cost.flops as f64 / seconds / 1e12, t.cost.bytes as f64 / seconds / 1e9);
+        eprintln!("  {:40} {:5} {:9.3} ms {tflops:7.2} TFLOP/s {gbytes:6.0} GB/s", t.kernel, t.count, seconds * 1e3);
+        json!({"kernel": t.kernel, "count": t.count, "ms": seconds * 1e3, "tflops": tflops, "gb_per_s": gbytes})
+    };
+    profile.by_kernel().iter().map(row).collect()
 }
 
 /// Runs the scenarios that were asked for and writes the file. One that fails leaves its reason among `skipped`.

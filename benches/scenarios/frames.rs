@@ -10,8 +10,8 @@ use gamegend::model::{Engine, Keys, Model, Picture, Session, SessionSpec};
 use gamegend::sys::shm::SharedMemory;
 use serde_json::{Map, Value, json};
 
-use super::Outcome;
 use super::arguments::Arguments;
+use super::{Outcome, kernel_rows};
 
 const PROMPT: &str = "a castle in a forest at sunset";
 const WARM_UP: u64 = 16;
@@ -144,7 +144,7 @@ pub fn batch(a: &Arguments, engine: &mut Engine) -> Outcome<Map<String, Value>> 
     engine.set_batch_max(most);
     let (size, steps) = ((a.width, a.height), steps(a, engine));
     let mut group = Group::open(engine, most, size, steps)?;
-    let (mut times, mut kernels) = (Map::new(), Vec::new());
+    let (mut times, mut kernels) = (Map::new(), Value::Null);
     for &count in &a.batches {
         let mut go = |profile: Option<&mut Profile>| -> Outcome<f64> {
             let turns = group.turns(count);
@@ -159,7 +159,7 @@ pub fn batch(a: &Arguments, engine: &mut Engine) -> Outcome<Map<String, Value>> 
         if count == most {
             let mut profile = Profile::default();
             go(Some(&mut profile))?;
-            kernels = profile.by_kernel();
+            kernels = kernel_rows(&profile);
         }
     }
     group.close(engine);
@@ -172,16 +172,8 @@ pub fn batch(a: &Arguments, engine: &mut Engine) -> Outcome<Map<String, Value>> 
         groups.into_iter().for_each(|group| group.close(engine));
     }
     engine.set_batch_max(before);
-    let rows: Vec<Value> = kernels
-        .iter()
-        .map(|k| {
-            let seconds = k.time.as_secs_f64().max(1e-9);
-            let (tflops, gbytes) = (k.cost.flops as f64 / seconds / 1e12, k.cost.bytes as f64 / seconds / 1e9);
-            json!({"kernel": k.kernel, "count": k.count, "ms": seconds * 1e3, "tflops": tflops, "gb_per_s": gbytes})
-        })
-        .collect();
     let values = json!({
-        "batch_run_ms": times, "batch_run_ms_overlapped": overlapped, "lanes": engine.lanes(), "batch_kernels": rows,
+        "batch_run_ms": times, "batch_run_ms_overlapped": overlapped, "lanes": engine.lanes(), "batch_kernels": kernels,
     });
     Ok(values.as_object().cloned().unwrap_or_default())
 }

@@ -10,8 +10,8 @@ use gamegend::compute::{self, Executor, Output, Plan, Profile, Run, Tensor};
 use gamegend::model::paper::{self, PaperConfig};
 use serde_json::{Map, Value, json};
 
-use super::Outcome;
 use super::arguments::Arguments;
+use super::{Outcome, kernel_rows};
 
 const RUNS: usize = 5;
 
@@ -19,7 +19,7 @@ pub fn run(a: &Arguments) -> Outcome<Map<String, Value>> {
     let config = PaperConfig::load(&a.paper)?;
     let cache = std::env::temp_dir().join("gamegend-bench-pipelines");
     let options = GpuOptions { pipeline_cache: Some(cache), tune: a.tune, lanes: Some(1), ..GpuOptions::default() };
-    let mut times = Map::new();
+    let (mut times, mut kernels) = (Map::new(), Map::new());
     let (mut products, mut attentions) = (BTreeMap::new(), BTreeMap::new());
     let weights = Arc::new(config.weights());
     let (mut executor, _) = compute::select_with(&a.device, a.threads, &options)?;
@@ -47,8 +47,10 @@ pub fn run(a: &Arguments) -> Outcome<Map<String, Value>> {
         let mut profile = Profile::default();
         go(&mut *executor, Some(&mut profile))?;
         reached(&step.plan, &profile, &mut products, &mut attentions);
+        kernels.insert(name, kernel_rows(&profile));
     }
-    let values = json!({ "paper_step_ms": times, "gemm_tflops": products, "attention_tflops": attentions });
+    let values = json!({ "paper_step_ms": times, "paper_step_by_kernel": kernels, "gemm_tflops": products,
+        "attention_tflops": attentions });
     Ok(values.as_object().cloned().unwrap_or_default())
 }
 
