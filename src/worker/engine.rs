@@ -103,6 +103,9 @@ pub trait Engine {
     /// Latents of pictures (RGB, three bytes a pixel, of the session's size) that a session continues.
     fn encode(&mut self, request: &OpenSession, pictures: &[&[u8]]) -> Result<Vec<Vec<f32>>, Fault>;
 
+    /// Pictures (RGB, three bytes a pixel, of `size_px`) of latents that follow one another, oldest first.
+    fn decode(&mut self, size_px: (u32, u32), latents: &[&[f32]]) -> Result<Vec<Vec<u8>>, Fault>;
+
     /// Gives the picture of the video prompt that leads the next frame: RGB, three bytes a pixel, of the session's
     /// size.
     ///

@@ -261,13 +261,14 @@ impl Playing {
             tick = if open.keep_tick { snapshot.about.tick + 1 } else { 0 };
         }
         let recovered = open.keep_tick;
+        let size = (open.width, open.height);
         let session = Playing {
             model_hash,
             open,
             ring,
             control,
             seen: TapCounts::default(),
-            history: History::new(LATENT_ELEMENTS),
+            history: History::new(LATENT_ELEMENTS, size),
             position,
             tick,
             instruct_seq: 0,
