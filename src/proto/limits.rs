@@ -66,5 +66,8 @@ pub const SIZE_EIGHTHS: [u32; 4] = [6, 4, 3, 2];
 /// A smaller size counts only if its frames need no more than this share of the work of the next larger one's: every
 /// change costs a few frames' time.
 pub const SIZE_WORK_MAX: f64 = 0.75;
+/// A smaller size has at least this share of the pixels of the smallest pictures that the model was trained on: below it
+/// worlds come apart.
+pub const SIZE_TRAINED_MIN: f64 = 0.75;
 /// Latents kept in a snapshot: the window of the model's temporal attention.
 pub const SNAPSHOT_FRAMES_MAX: usize = 16;

@@ -53,6 +53,8 @@ pub struct Facts {
     pub vocabulary: Vocabulary,
     /// Interactive sessions at once.
     pub real_time_max: usize,
+    /// Pixels of the smallest pictures that the model was trained on.
+    pub trained_px_min: u32,
     /// Floating-point operations a second that the device does in runs of several sessions, as measured at the start.
     /// `None`: the device is not one for many, sessions share it as well as they can.
     pub rate: Option<f64>,

@@ -230,6 +230,7 @@ fn facts() -> Facts {
             prompt_tokens_max: 40,
         },
         real_time_max: 3,
+        trained_px_min: 0,
         rate: None,
     }
 }

@@ -1,7 +1,9 @@
 //! Tests of sessions that change their size while they run.
 
 use super::*;
-use crate::frame::PicturesWriter;
+use crate::compute::cpu;
+use crate::frame::{PicturesWriter, scale};
+use crate::model::{self, Model};
 use crate::proto::api::Quality;
 use crate::proto::wire::FLAG_DEGRADED;
 
@@ -186,4 +188,84 @@ fn too_much_load_takes_sizes_last_and_gives_them_back_first() {
     let newest = viewers[0].ring.as_ref().and_then(RingReader::newest).expect("it runs");
     let (meta, _) = read(&viewers[0], newest);
     assert_eq!((size(meta), meta.flags), (WHOLE, 0));
+}
+
+/// The shipped model on the processor.
+fn real() -> (model::Engine, Facts) {
+    let shipped = std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("models/gamegen-x-mini");
+    let folder = std::env::var_os("GAMEGEN_TEST_MODEL").map_or(shipped, std::path::PathBuf::from);
+    let model = Model::load(&folder).expect("the model loads");
+    let steps = model.info().steps.clone();
+    let executor = cpu::CpuExecutor::new(2).expect("two threads");
+    let engine = model::Engine::new(model, Box::new(executor)).expect("weights fit into memory");
+    let known = facts();
+    (engine, Facts { vocabulary: Vocabulary { steps, ..known.vocabulary.clone() }, ..known })
+}
+
+/// Frames that are made, and the first one of another size.
+const LENGTH: u64 = 12;
+const CHANGE: u64 = 9;
+const LARGE: (u32, u32) = (320, 192);
+
+/// Two sessions of the model take turns; before one of its frames the first one is told to have another size. After that
+/// frame `keys` are held. Answers the frames of both.
+fn played(size: Option<(u32, u32)>, keys: Keys) -> [Vec<(FrameMeta, Vec<u8>)>; 2] {
+    let (engine, facts) = real();
+    let mut sessions = Sessions::new(engine, facts, Duration::ZERO);
+    let mut api = Api::default();
+    let clock = || Duration::ZERO;
+    let mut frames = [Vec::new(), Vec::new()];
+    let controls = [(1, LARGE), (2, HALF)].map(|(session, size)| {
+        let control = ControlWriter::create().expect("memory for a page").0;
+        let request = OpenSession { seed: session, ..OpenSession::from_text(session, "a castle", size, 24, 1) };
+        let fds = vec![control.read_only_fd().expect("a descriptor")];
+        sessions.handle(ToWorker::Open(Box::new(request)), fds, &clock, &mut api).expect("the device is well");
+        assert_eq!(api.failure(session), None);
+        control
+    });
+    for tick in 0..LENGTH {
+        if let (CHANGE, Some(size)) = (tick, size) {
+            sessions.live.get_mut(&1).expect("it is open").resize(size);
+        }
+        if tick == CHANGE + 1 {
+            controls[0].set(3, keys);
+        }
+        for session in [1, 2] {
+            sessions.tick(session, &clock, &mut api).expect("the device is well");
+            let viewer = Viewer {
+                control: ControlWriter::create().expect("memory for a page").0,
+                ring: Some(api.ring(session)),
+            };
+            frames[session as usize - 1].push(read(&viewer, tick));
+        }
+    }
+    frames
+}
+
+fn luma_difference(a: &[u8], b: &[u8], pixels: usize) -> f64 {
+    a[..pixels].iter().zip(&b[..pixels]).map(|(a, b)| f64::from(a.abs_diff(*b))).sum::<f64>() / pixels as f64
+}
+
+#[test]
+fn a_world_of_the_model_goes_on_over_a_change_of_size() {
+    let small = (240, 144);
+    let [changed, other] = played(Some(small), Keys::W);
+    for (tick, (meta, picture)) in (0..).zip(&changed) {
+        let wanted = if tick < CHANGE { LARGE } else { small };
+        assert_eq!((size(*meta), picture.len()), (wanted, i420_bytes(wanted.0, wanted.1)), "frame {tick}");
+    }
+    // It is still the same world: the first small frame is like the last large one.
+    let change = CHANGE as usize;
+    let before = scale::i420(&changed[change - 1].1, LARGE, small);
+    let pixels = (small.0 * small.1) as usize;
+    let step = luma_difference(&before, &changed[change].1, pixels);
+    let contrast = luma_difference(&before, &vec![128; pixels], pixels);
+    println!("the first frame after the change differs by {step:.1} of a contrast of {contrast:.1}");
+    assert!(step < 12.0 && step < contrast / 2.0, "{step} of {contrast}");
+    // Keys still reach it, and the other session makes the frames that it makes anyway.
+    assert_eq!(changed[change + 1].0.seq, 3);
+    let [turned, _] = played(Some(small), Keys::A);
+    assert!(changed[change] == turned[change] && changed[change + 2] != turned[change + 2], "keys do nothing");
+    let [_, alone] = played(None, Keys::W);
+    assert!(other == alone, "a change of size disturbs others");
 }

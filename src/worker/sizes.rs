@@ -7,12 +7,15 @@ use crate::proto::limits;
 use crate::proto::link::SessionNumber;
 
 /// Sizes that a session of `asked` pixels may have, the one that was asked for first: parts of its sides, as far as they
-/// are legal and each needs clearly less `work` than the one before.
-pub fn ladder(asked: (u32, u32), mut work: impl FnMut((u32, u32)) -> f64) -> Vec<(u32, u32)> {
+/// are legal, not far below what the model was trained on (`trained_px` pixels at the least), and each needs clearly less
+/// `work` than the one before.
+pub fn ladder(asked: (u32, u32), trained_px: u32, mut work: impl FnMut((u32, u32)) -> f64) -> Vec<(u32, u32)> {
     let (mut sizes, mut least) = (vec![asked], work(asked));
+    let px_min = limits::SIZE_TRAINED_MIN * f64::from(trained_px);
     for eighths in limits::SIZE_EIGHTHS {
         let size = (even(asked.0, eighths), even(asked.1, eighths));
-        if !limits::WIDTH_PX.contains(&size.0) || !limits::HEIGHT_PX.contains(&size.1) {
+        let legal = limits::WIDTH_PX.contains(&size.0) && limits::HEIGHT_PX.contains(&size.1);
+        if !legal || f64::from(size.0 * size.1) < px_min {
             break;
         }
         let needs = work(size);
@@ -97,13 +100,17 @@ mod tests {
 
     #[test]
     fn a_ladder_has_legal_sizes_that_need_less_each() {
-        let sizes = ladder((1280, 720), pixels);
+        let sizes = ladder((1280, 720), 0, pixels);
         assert_eq!(sizes, [(1280, 720), (960, 540), (640, 360), (480, 270), (320, 180)]);
-        assert_eq!(ladder((1920, 1080), pixels)[3], (720, 404), "sides are even");
-        assert_eq!(ladder((128, 72), pixels), [(128, 72)], "54 rows are none that a session may have");
+        assert_eq!(ladder((1920, 1080), 0, pixels)[3], (720, 404), "sides are even");
+        assert_eq!(ladder((128, 72), 0, pixels), [(128, 72)], "54 rows are none that a session may have");
         // Pictures of half the side whose latents are as many: of no use by themselves.
         let coarse = |size: (u32, u32)| if size.0 >= 640 { 100.0 } else { pixels(size) / 2000.0 };
-        assert_eq!(ladder((1280, 720), coarse), [(1280, 720), (480, 270), (320, 180)]);
+        assert_eq!(ladder((1280, 720), 0, coarse), [(1280, 720), (480, 270), (320, 180)]);
+        // A model that was trained on 320 x 192 pixels and more.
+        assert_eq!(ladder((1280, 720), 320 * 192, coarse), [(1280, 720), (480, 270), (320, 180)]);
+        assert_eq!(ladder((640, 360), 320 * 192, pixels), [(640, 360), (480, 270), (320, 180)]);
+        assert_eq!(ladder((320, 192), 320 * 192, pixels), [(320, 192)]);
     }
 
     #[test]

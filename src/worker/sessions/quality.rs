@@ -34,7 +34,8 @@ impl<E: Engine> Sessions<E> {
         let (open, new) = (self.demand(), self.demand_of(size, request.fps, request.steps));
         let Some(Err(message)) = self.load.as_ref().map(|load| load.admit(open, new)) else { return Ok(()) };
         // Its size is what a newcomer can give up: those who play keep theirs.
-        for smaller in ladder(size, |size| self.engine.flops(size, request.steps)).into_iter().skip(1) {
+        let work = |size| self.engine.flops(size, request.steps);
+        for smaller in ladder(size, self.facts.trained_px_min, work).into_iter().skip(1) {
             let new = self.demand_of(smaller, request.fps, request.steps);
             if self.load.as_ref().is_some_and(|load| load.admit(open, new).is_ok()) {
                 let message = format!("{message}; {} x {} pixels would fit", smaller.0, smaller.1);
@@ -114,7 +115,7 @@ impl<E: Engine> Sessions<E> {
         let fewest = self.steps_min();
         let player = |(session, asked, fps): (SessionNumber, Shape, u32)| {
             let steps = asked.steps.min(fewest);
-            let sizes = ladder(asked.size_px(), |size| self.engine.flops(size, steps));
+            let sizes = ladder(asked.size_px(), self.facts.trained_px_min, |size| self.engine.flops(size, steps));
             let work = |size| (size, self.engine.flops(size, steps) * f64::from(fps));
             Player { session, rungs: sizes.into_iter().map(work).collect() }
         };
