@@ -246,7 +246,10 @@ fn a_video_keeps_one_size_whatever_its_frames_had() {
     eventually("it is done", || client.status(&id).state == State::Done);
     for index in [0, 11] {
         let frame = client.get(&format!("/api/v1/videos/{id}/frames/{index}"));
-        assert_eq!((frame.status, jpeg_size(&frame.body)), (200, (192, 128)), "frame {index}");
+        assert_eq!(frame.status, 200, "frame {index}");
+        // Width and height of a PNG, behind its signature and the head of its first chunk.
+        let side = |at: usize| u32::from_be_bytes([at, at + 1, at + 2, at + 3].map(|i| frame.body[i]));
+        assert_eq!((side(16), side(20)), (192, 128), "frame {index}");
     }
 }
 

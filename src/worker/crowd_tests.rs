@@ -133,7 +133,7 @@ fn play(lanes: usize, seat: Duration, count: usize, rate: Option<f64>, span: Dur
     stats.collect()
 }
 
-/// Plays `count` sessions, of whom `left` stay after a while, for `span`; everything that the worker says.
+/// Plays `count` sessions, of whom the newest `left` stay after a while, for `span`; everything that the worker says.
 fn crowd(
     lanes: usize,
     seat: Duration,
@@ -160,7 +160,7 @@ fn crowd(
             controls.push(control);
         }
         if now.get() >= leave_at && sessions.len() > left {
-            let session = sessions.len() as u64;
+            let session = (controls.len() - sessions.len()) as u64 + 1;
             sessions.handle(ToWorker::Close { session }, vec![], &clock, &mut api).expect("the device is well");
         }
         match sessions.next(now.get()) {
@@ -264,7 +264,9 @@ fn what_steps_and_rate_cannot_cure_sizes_do_one_session_after_the_other() {
     assert!(missed < 0.01, "with smaller sizes {missed} are missed");
 
     let changes = changes(&said);
-    assert!(!changes.is_empty() && changes.len() < 3 * count, "{changes:?}");
+    let mut widths = BTreeMap::new();
+    let falls = |(session, width)| widths.insert(session, width).is_none_or(|before| before > width);
+    assert!(!changes.is_empty() && changes.iter().copied().all(falls), "nothing comes back: {changes:?}");
     let lost: Vec<SessionNumber> = changes.iter().map(|(session, _)| *session).collect();
     let newest: Vec<SessionNumber> = (1..=count as u64).rev().take(lost.len()).collect();
     let mut first: Vec<SessionNumber> = Vec::new();
@@ -291,9 +293,19 @@ fn sizes_come_back_in_reverse_order_when_there_is_room_and_do_not_flap() {
     let last = last.expect("a report");
     assert_eq!((last.degraded.as_str(), last.smaller), ("none", 0), "{last:?}");
     assert!(last.deadlines_missed * 100 <= last.deadlines, "{last:?}");
+    let stayed: Vec<(SessionNumber, u32)> =
+        changes(&said).into_iter().filter(|(session, _)| *session > (count - left) as u64).collect();
+    // Who lost a size last was the oldest session: it is the first one that gets it back.
+    let mut widths = BTreeMap::new();
+    let mut back: BTreeMap<u32, Vec<SessionNumber>> = BTreeMap::new();
+    for &(session, width) in &stayed {
+        if widths.insert(session, width).is_some_and(|before| before < width) {
+            back.entry(width).or_default().push(session);
+        }
+    }
+    assert!(!back.is_empty() && back.values().all(|order| order.is_sorted()), "{back:?}");
     // Of those who stayed: everything is lost before anything comes back, and it comes back the other way round.
-    let stayed: Vec<(SessionNumber, u32)> = changes(&said).into_iter().filter(|(s, _)| *s <= left as u64).collect();
-    for session in 1..=left as u64 {
+    for session in (count - left) as u64 + 1..=count as u64 {
         let widths: Vec<u32> = stayed.iter().filter(|(s, _)| *s == session).map(|(_, width)| *width).collect();
         let turn = widths.windows(2).position(|pair| pair[0] < pair[1]).map_or(widths.len(), |at| at + 1);
         let falls = widths[..turn].windows(2).all(|pair| pair[0] > pair[1]);

@@ -98,6 +98,7 @@ impl<E: Engine> Sessions<E> {
             None => {}
             Some(Verdict::Level(level)) => {
                 log::info!("degraded: {}; {} of {} deadlines were missed", level.name(), seen.missed, seen.due);
+                self.at_the_end = false;
                 self.schedule.slow_down(level.periods());
                 let mut live = std::mem::take(&mut self.live);
                 live.values_mut().for_each(|live| self.degrade(live));
