@@ -136,6 +136,11 @@ fn checksum(bytes: &[u8]) -> u64 {
     words.remainder().iter().fold(h, |h, b| step(h, u64::from(*b)))
 }
 
+/// What the size adds to the checksum of the rest; nothing if there is none, as in records of earlier versions.
+fn seal([width, height]: [u16; 2]) -> u64 {
+    (u64::from(width) << 16 | u64::from(height)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
 fn damaged(what: impl Into<String>) -> RingError {
     RingError::Snapshot { what: what.into() }
 }
@@ -169,7 +174,7 @@ pub(super) fn encode_into<'a>(
     let [width, height] = [size_px.0, size_px.1].map(|side| u16::try_from(side).unwrap_or(0));
     out[28..30].copy_from_slice(&width.to_le_bytes());
     out[30..32].copy_from_slice(&height.to_le_bytes());
-    let sum = checksum(&out[HEAD_BYTES..]);
+    let sum = checksum(&out[HEAD_BYTES..]) ^ seal([width, height]);
     out[32..40].copy_from_slice(&sum.to_le_bytes());
     Ok(())
 }
@@ -205,12 +210,14 @@ impl Head {
                 return Err(RingError::Field { field, value: value as u64, allowed: format!("at most {max}") });
             }
         }
-        let size_px = (u32::from(u16::from_le_bytes([b[28], b[29]])), u32::from(u16::from_le_bytes([b[30], b[31]])));
+        let sides = [u16::from_le_bytes([b[28], b[29]]), u16::from_le_bytes([b[30], b[31]])];
+        let size_px = (u32::from(sides[0]), u32::from(sides[1]));
         let legal = limits::WIDTH_PX.contains(&size_px.0) && limits::HEIGHT_PX.contains(&size_px.1);
         if size_px != (0, 0) && !(legal && size_px.0.is_multiple_of(2) && size_px.1.is_multiple_of(2)) {
             return Err(damaged(format!("latents of {} x {} pixels", size_px.0, size_px.1)));
         }
-        let checksum = u64::from_le_bytes([b[32], b[33], b[34], b[35], b[36], b[37], b[38], b[39]]);
+        let sealed = u64::from_le_bytes([b[32], b[33], b[34], b[35], b[36], b[37], b[38], b[39]]);
+        let checksum = sealed ^ seal(sides);
         Ok(Head { about, trace, pairs, elements, size_px, checksum })
     }
 

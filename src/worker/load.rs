@@ -3,8 +3,8 @@
 //! Work is counted in floating-point operations, which a plan knows before it has run. The rate is measured when the
 //! worker starts and corrected by what a busy device did, a window at a time. Degradation has a stated order: first
 //! fewer denoising steps and then half the rate, for all interactive sessions alike, then size, session by session in
-//! the order of [`super::sizes`]. Everything comes back in reverse. Whoever asks for a size that does not fit any more is
-//! refused, and told by how much and what would fit.
+//! the order of [`super::sizes`]. Everything comes back in reverse. Whoever asks for a size that does not fit any more
+//! is refused, and told by how much and what would fit.
 //!
 //! Sizes go by what was measured, not by what was computed: of the work of a moment that missed its deadlines as much
 //! goes as was not done in time, and some comes back if the device would stay at [`COMFORT`] as busy as it was. What

@@ -207,8 +207,8 @@ const LENGTH: u64 = 12;
 const CHANGE: u64 = 9;
 const LARGE: (u32, u32) = (320, 192);
 
-/// Two sessions of the model take turns; before one of its frames the first one is told to have another size. After that
-/// frame `keys` are held. Answers the frames of both.
+/// Two sessions of the model take turns; before one of its frames the first one is told to have another size. After
+/// that frame `keys` are held. Answers the frames of both.
 fn played(size: Option<(u32, u32)>, keys: Keys) -> [Vec<(FrameMeta, Vec<u8>)>; 2] {
     let (engine, facts) = real();
     let mut sessions = Sessions::new(engine, facts, Duration::ZERO);

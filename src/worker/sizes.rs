@@ -6,9 +6,9 @@
 use crate::proto::limits;
 use crate::proto::link::SessionNumber;
 
-/// Sizes that a session of `asked` pixels may have, the one that was asked for first: parts of its sides, as far as they
-/// are legal, not far below what the model was trained on (`trained_px` pixels at the least), and each needs clearly less
-/// `work` than the one before.
+/// Sizes that a session of `asked` pixels may have, the one that was asked for first: parts of its sides, as far as
+/// they are legal, not far below what the model was trained on (`trained_px` pixels at the least), and each needs
+/// clearly less `work` than the one before.
 pub fn ladder(asked: (u32, u32), trained_px: u32, mut work: impl FnMut((u32, u32)) -> f64) -> Vec<(u32, u32)> {
     let (mut sizes, mut least) = (vec![asked], work(asked));
     let px_min = limits::SIZE_TRAINED_MIN * f64::from(trained_px);

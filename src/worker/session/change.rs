@@ -1,5 +1,5 @@
-//! What of a session changes while it runs: its steps and its size, because its device has too much to do. Its world goes
-//! on from its newest frames, its keys, texts and video prompt stay.
+//! What of a session changes while it runs: its steps and its size, because its device has too much to do. Its world
+//! goes on from its newest frames, its keys, texts and video prompt stay.
 
 use super::{Instruction, Live, is_empty};
 use crate::frame::trace::Change;
