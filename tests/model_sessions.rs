@@ -131,6 +131,26 @@ fn a_continuation_goes_on_from_given_frames() {
 }
 
 #[test]
+fn latents_come_back_as_the_pictures_that_a_session_showed() {
+    let mut engine = engine();
+    let mut session = engine.open(&spec(7)).expect("a session");
+    let (mut latents, mut shown) = (Vec::new(), Vec::new());
+    for keys in KEYS {
+        shown.push(frame(&mut engine, &mut session, keys));
+        latents.push(engine.last_latent(&session).to_vec());
+    }
+    engine.close(session);
+    let all: Vec<&[f32]> = latents.iter().map(Vec::as_slice).collect();
+    assert!(engine.decode(&all, 126, 70).expect("pictures") == shown, "the decoder remembers as the session's does");
+    let late = engine.decode(&all[2..], 126, 70).expect("pictures");
+    let difference =
+        |a: &[u8], b: &[u8]| a.iter().zip(b).map(|(a, b)| f64::from(a.abs_diff(*b))).sum::<f64>() / a.len() as f64;
+    assert!(difference(&late[2], &shown[4]) < 3.0, "it forgets what was before");
+    let wrong = engine.decode(&all, 64, 64).expect_err("a latent has its length");
+    assert_eq!(wrong.to_string(), format!("latent is {} numbers, allowed is {} numbers", 4 * 3 * 64, 2 * 2 * 64));
+}
+
+#[test]
 fn pictures_come_back_from_their_latents() {
     let mut engine = engine();
     let (width, height) = (96, 70);

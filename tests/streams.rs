@@ -10,7 +10,7 @@ use openh264::decoder::Decoder;
 use openh264::formats::YUVSource;
 use serde_json::json;
 use support::client::{Client, Got, Watch};
-use support::{Api, eventually};
+use support::{Api, eventually, peer};
 
 fn hello(watch: &mut Watch) -> (String, String, bool, u32) {
     match watch.next() {
@@ -184,6 +184,73 @@ fn a_generation_can_be_watched_as_h264_while_it_is_made() {
     let bye = watch.message(|m| matches!(m, ServerMessage::Bye { .. }));
     assert!(matches!(bye, ServerMessage::Bye { reason } if reason == "done"));
     eventually("it is done", || client.status(&id).state == State::Done);
+}
+
+/// Width and height of a JPEG picture.
+fn jpeg_size(jpeg: &[u8]) -> (usize, usize) {
+    let header = turbojpeg::read_header(jpeg).expect("a sound JPEG");
+    (header.width, header.height)
+}
+
+#[test]
+fn a_session_that_loses_size_is_watched_on_at_the_new_one() {
+    let (api, _peer) = Api::with_peer("shrinks");
+    let client = api.network();
+    let request = json!({"prompt": peer::SHRINKS, "width": 192, "height": 128, "interactive": true});
+    let id = client.generate(&request).id;
+    let mut jpeg = client.watch(&id);
+    let mut video = client.watch(&format!("{id}&formats=h264"));
+    hello(&mut jpeg);
+    hello(&mut video);
+    let mut decoder = Decoder::new().expect("a decoder");
+    let mut see = |watch: &mut Watch, wanted: (u16, u16)| {
+        for _ in 0..500 {
+            let (header, payload) = watch.frame();
+            let size = (usize::from(header.width), usize::from(header.height));
+            let new = (header.width, header.height) == wanted;
+            if header.format == Format::Jpeg {
+                assert_eq!(jpeg_size(&payload), size, "the header says what the picture is");
+            } else {
+                let picture = decoder.decode(&payload).expect("a sound unit").expect("shown at once");
+                assert_eq!(picture.dimensions(), size, "the header says what the picture is");
+            }
+            if new {
+                return header;
+            }
+        }
+        panic!("no frame of {wanted:?}");
+    };
+    see(&mut jpeg, (192, 128));
+    see(&mut video, (192, 128));
+    jpeg.say(r#"{"type":"control","seq":1,"keys":["SHIFT"]}"#);
+    let told = jpeg.message(|m| matches!(m, ServerMessage::Degraded { .. }));
+    let ServerMessage::Degraded { reason } = told else { panic!("{told:?}") };
+    assert!(reason.contains("96 x 64 pixels instead of 192 x 128"), "{reason}");
+    assert_eq!(see(&mut jpeg, (96, 64)).seq, 1);
+    assert!(see(&mut video, (96, 64)).flags & FLAG_KEY_FRAME != 0, "a stream changes its size at a key frame only");
+    let status = client.status(&id);
+    let now = status.now.expect("it is told");
+    assert_eq!((status.width, status.height, now.width, now.height), (192, 128, 96, 64));
+    assert_eq!(now.degraded, "steps, rate and size");
+    jpeg.say(r#"{"type":"control","seq":2,"keys":[]}"#);
+    assert_eq!(see(&mut jpeg, (192, 128)).seq, 2);
+    assert!(see(&mut video, (192, 128)).flags & FLAG_KEY_FRAME != 0);
+}
+
+#[test]
+fn a_video_keeps_one_size_whatever_its_frames_had() {
+    let (api, _peer) = Api::with_peer("shrinksclip");
+    let client = api.local();
+    let request = json!({"prompt": peer::SHRINKS, "width": 192, "height": 128, "frames": 12});
+    let id = client.generate(&request).id;
+    eventually("it is done", || client.status(&id).state == State::Done);
+    for index in [0, 11] {
+        let frame = client.get(&format!("/api/v1/videos/{id}/frames/{index}"));
+        assert_eq!(frame.status, 200, "frame {index}");
+        // Width and height of a PNG, behind its signature and the head of its first chunk.
+        let side = |at: usize| u32::from_be_bytes([at, at + 1, at + 2, at + 3].map(|i| frame.body[i]));
+        assert_eq!((side(16), side(20)), (192, 128), "frame {index}");
+    }
 }
 
 /// Resident memory of this process in bytes.

@@ -195,6 +195,10 @@ impl Worker {
             }
             FromWorker::Failed { session, code, message } => self.failed.push((session, code, message)),
             FromWorker::Refused { seq, code, .. } => self.refused.push((seq, code)),
+            // A processor is shared as well as it goes: nothing is given up.
+            FromWorker::Quality { session, quality } => {
+                assert_eq!((quality.degraded.as_str(), quality.width), ("none", SIDE_PX), "session {session}");
+            }
             FromWorker::Stats(_) => self.stats += 1,
             other => panic!("not now: {other:?}"),
         }

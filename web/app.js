@@ -86,7 +86,10 @@ const events = {
   hello(message) {
     learn(message.vocabulary);
     $("frame").style.aspectRatio = `${message.width} / ${message.height}`;
-    $("size-now").textContent = `${message.width}×${message.height}`;
+    events.size(message.width, message.height);
+  },
+  size(width, height) {
+    $("size-now").textContent = `${width}×${height}`;
   },
   progress(frame, frames) {
     $("progress").value = frame / frames;

@@ -1,5 +1,6 @@
 // What a player's hands do: keyboard, the pad on the page, a gamepad. And the recording of what is seen.
 import { $, toast } from "./dom.js";
+import { holdSize } from "./screen.js";
 import { settings } from "./settings.js";
 import { t } from "./texts.js";
 
@@ -126,8 +127,10 @@ export function toggleRecording() {
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 60000);
     recorder = null;
+    holdSize(false);
     $("record").setAttribute("aria-pressed", "false");
   };
+  holdSize(true);
   recorder.start(1000);
   $("record").setAttribute("aria-pressed", "true");
 }

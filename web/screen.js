@@ -79,10 +79,17 @@ function renderer() {
 /** What frames are drawn with. */
 export const rendererName = () => drawn?.kind ?? settings.renderer;
 
+let held = false;
+
+/** A recording has one size: while it runs, pictures of another one are drawn at the size of the canvas. */
+export function holdSize(on) {
+  held = on;
+}
+
 /** Draws one picture (ImageBitmap or VideoFrame) of this size. */
 export function paint(picture, width, height) {
   const { canvas, draw } = renderer();
-  if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
+  if (!held && (canvas.width !== width || canvas.height !== height)) [canvas.width, canvas.height] = [width, height];
   draw(picture);
 }
 
@@ -143,12 +150,16 @@ export class VideoScreen {
     this.failed = failed;
     this.waiting = new Map(); // frames by timestamp
     this.decoder = null;
+    this.size = ""; // that the decoder was configured for
   }
 
   show(frame) {
     try {
-      if (frame.key && !this.decoder) this.open(codecOf(frame.payload));
+      if (frame.key && !this.decoder) this.open();
       if (!this.decoder) return;
+      // A stream changes its size at a key frame, with parameters of its own.
+      if (frame.key && `${frame.width}x${frame.height}` !== this.size) this.configure(frame);
+      if (!this.size) return;
       this.waiting.set(frame.time, frame);
       this.decoder.decode(new EncodedVideoChunk({
         type: frame.key ? "key" : "delta", timestamp: frame.time, data: frame.payload,
@@ -158,8 +169,14 @@ export class VideoScreen {
     }
   }
 
-  open(codec) {
+  configure(frame) {
+    const codec = codecOf(frame.payload);
     if (!codec) return;
+    this.decoder.configure({ codec, optimizeForLatency: true });
+    this.size = `${frame.width}x${frame.height}`;
+  }
+
+  open() {
     this.decoder = new VideoDecoder({
       output: (picture) => {
         const frame = this.waiting.get(picture.timestamp);
@@ -172,7 +189,6 @@ export class VideoScreen {
       },
       error: () => this.fail(),
     });
-    this.decoder.configure({ codec, optimizeForLatency: true });
   }
 
   fail() {

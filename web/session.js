@@ -13,7 +13,8 @@ const RATE_WINDOW_MS = 2000;
 const LATENCIES_KEPT = 200;
 
 export class Session {
-  /** `events`: { hello(message), ended(session, reason), progress(frame, frames), held() -> keys } */
+  /** `events`: { hello(message), size(width, height), ended(session, reason),
+   *  progress(frame, frames), held() -> keys } */
   constructor(reply, interactive, events) {
     this.id = reply.id;
     this.links = reply.links;
@@ -148,6 +149,11 @@ export class Session {
   drawn(frame) {
     const now = performance.now();
     this.tick = frame.tick;
+    // The daemon gives up size, and takes it back, while a session runs.
+    if (frame.width !== this.size[0] || frame.height !== this.size[1]) {
+      this.size = [frame.width, frame.height];
+      this.events.size(frame.width, frame.height);
+    }
     this.seq = Math.max(this.seq, frame.seq);
     this.arrivals.push(now);
     while (now - this.arrivals[0] > RATE_WINDOW_MS) this.arrivals.shift();

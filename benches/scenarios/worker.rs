@@ -114,6 +114,7 @@ fn table(a: &Arguments, engine: Engine, steps: u32) -> Outcome<(Map<String, Valu
         device: engine.device().detail.clone(),
         vocabulary: vocabulary(engine.model().info()),
         real_time_max: usize::MAX,
+        trained_px_min: 0,
         // Nobody is refused and nothing is given up: the table says what the device does.
         rate: None,
     };

@@ -454,6 +454,11 @@ impl Hub {
                     session.complain(refusal);
                 }
             }
+            FromWorker::Quality { session: number, quality } => {
+                if let Some(session) = session(number) {
+                    session.set_quality(quality);
+                }
+            }
             FromWorker::Stats(stats) => {
                 if let Some(worker) = self.desk().worker.as_mut().filter(|w| w.generation == generation) {
                     worker.stats = stats;

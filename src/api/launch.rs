@@ -209,7 +209,7 @@ impl Hub {
             return Err(Refusal::new(what, "It has no state of its own now."));
         };
         let snapshot = self.snapshot(client, id)?;
-        let poster = pump::newest_poster(&session, &ring);
+        let poster = pump::newest_poster(&ring);
         let kept = Kept { id: self.new_id(), kind: Kind::Snapshot, from: Some(id.to_string()), created: now() };
         let name = kept.id.clone();
         let archive = self.archive();

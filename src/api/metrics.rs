@@ -70,6 +70,7 @@ impl Counters {
             let degraded = match stats.degraded.as_str() {
                 "steps" => 1.0,
                 "steps and rate" => 2.0,
+                "steps, rate and size" => 3.0,
                 _ => 0.0,
             };
             for (name, kind, help, value) in [
@@ -82,7 +83,13 @@ impl Counters {
                 ("worker_deadlines", "gauge", "Frames due in the last second.", stats.deadlines as f64),
                 ("worker_deadlines_missed", "gauge", "Those of them left out.", stats.deadlines_missed as f64),
                 ("worker_load", "gauge", "Share of the device that sessions need.", stats.load),
-                ("worker_degraded", "gauge", "Given up by sessions: 1 steps, 2 steps and rate.", degraded),
+                (
+                    "worker_degraded",
+                    "gauge",
+                    "Given up by sessions: 1 steps, 2 rate as well, 3 size as well.",
+                    degraded,
+                ),
+                ("worker_sessions_smaller", "gauge", "Sessions smaller than they asked.", stats.smaller.into()),
             ] {
                 metric(&mut out, name, kind, help, &[("", value)]);
             }

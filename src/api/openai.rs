@@ -281,6 +281,7 @@ mod tests {
             created: 7,
             frames_per_second: 0.0,
             viewers: 0,
+            now: None,
             error: None,
             links: super::super::session::links("x", super::super::session::Stored::Nothing),
         };

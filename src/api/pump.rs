@@ -16,7 +16,7 @@ use super::metrics::Counters;
 use super::record::Recorder;
 use super::refusal::{Refusal, chain};
 use super::session::{Feed, Session, Shown, VideoUnit};
-use crate::frame::{FrameMeta, RingError, RingReader, Snapshot};
+use crate::frame::{FrameMeta, RingError, RingReader, Snapshot, scale};
 use crate::proto::api::{Kind, State};
 use crate::proto::wire::{FLAG_DEGRADED, FLAG_KEY_FRAME, FRAME_HEADER_BYTES, Format, FrameHeader};
 use crate::store::{Draft, Generation, Object, Store, StoreError};
@@ -66,12 +66,16 @@ struct Screen {
     encoder: JpegEncoder,
     picture: Vec<u8>,
     degraded: bool,
+    /// Of the newest frame that was shown.
+    size_px: (u32, u32),
     /// Made for the first viewer that takes H.264; dropped with the last.
     video: Option<Video>,
 }
 
 struct Video {
     encoder: LiveEncoder,
+    /// Of its pictures: one of another size needs another encoder, which begins with a key frame.
+    size_px: (u32, u32),
     key_at: Option<Instant>,
     /// Tick of the newest unit.
     tick: Option<u64>,
@@ -79,7 +83,8 @@ struct Video {
 
 impl Screen {
     fn new() -> Result<Screen, EncodeError> {
-        Ok(Screen { encoder: JpegEncoder::new(LIVE_QUALITY)?, picture: Vec::new(), degraded: false, video: None })
+        let encoder = JpegEncoder::new(LIVE_QUALITY)?;
+        Ok(Screen { encoder, picture: Vec::new(), degraded: false, size_px: (u32::MAX, u32::MAX), video: None })
     }
 
     /// Copies a frame out of the ring into `self.picture`.
@@ -89,15 +94,15 @@ impl Screen {
 
     /// Shows `self.picture`, if anybody looks.
     fn show(&mut self, session: &Session, meta: &FrameMeta) -> Result<(), EncodeError> {
-        let degraded = meta.flags & FLAG_DEGRADED != 0;
-        if degraded && !self.degraded {
-            session.degraded("the device cannot keep up at full quality");
+        let (degraded, size_px) = (meta.flags & FLAG_DEGRADED != 0, size_of(meta));
+        if degraded && (!self.degraded || size_px.0 < self.size_px.0) {
+            session.degraded(&reason(session, size_px));
         }
-        self.degraded = degraded;
+        (self.degraded, self.size_px) = (degraded, size_px);
         if session.has_jpeg_viewers() {
-            let jpeg = self.encoder.encode(&self.picture, session.spec.width, session.spec.height)?;
+            let jpeg = self.encoder.encode(&self.picture, size_px.0, size_px.1)?;
             Counters::add(&session.counters.jpeg_frames, 1);
-            session.show(Shown { message: message(session, meta, Format::Jpeg, true, &jpeg) });
+            session.show(Shown { message: message(meta, Format::Jpeg, true, &jpeg) });
         }
         match session.has_video_viewers() {
             true => self.show_video(session, meta),
@@ -109,11 +114,13 @@ impl Screen {
     }
 
     fn show_video(&mut self, session: &Session, meta: &FrameMeta) -> Result<(), EncodeError> {
-        let spec = &session.spec;
+        let size_px = size_of(meta);
+        self.video.take_if(|video| video.size_px != size_px);
         let video = match &mut self.video {
             Some(video) => video,
             none => none.insert(Video {
-                encoder: LiveEncoder::new(spec.width, spec.height, spec.fps)?,
+                encoder: LiveEncoder::new(size_px.0, size_px.1, session.spec.fps)?,
+                size_px,
                 key_at: None,
                 tick: None,
             }),
@@ -131,21 +138,34 @@ impl Screen {
         if key {
             video.key_at = Some(Instant::now());
         }
-        session.show_video(VideoUnit { message: message(session, meta, Format::H264, key, &unit), key });
+        session.show_video(VideoUnit { message: message(meta, Format::H264, key, &unit), key });
         Ok(())
     }
 }
 
+/// Width and height of a frame's picture.
+fn size_of(meta: &FrameMeta) -> (u32, u32) {
+    (meta.width.into(), meta.height.into())
+}
+
+/// Why frames are of lower quality, for viewers.
+fn reason(session: &Session, (width, height): (u32, u32)) -> String {
+    let asked = (session.spec.width, session.spec.height);
+    if (width, height) == asked {
+        return "the device cannot keep up at full quality".to_string();
+    }
+    format!("the device cannot keep up: {width} x {height} pixels instead of {} x {}", asked.0, asked.1)
+}
+
 /// Header and payload of one frame.
-fn message(session: &Session, meta: &FrameMeta, format: Format, key: bool, payload: &[u8]) -> Bytes {
+fn message(meta: &FrameMeta, format: Format, key: bool, payload: &[u8]) -> Bytes {
     let header = FrameHeader {
         format,
         tick: meta.tick,
         time_us: meta.time_us,
         seq: meta.seq,
-        // Checked against the limits when the session was made.
-        width: session.spec.width as u16,
-        height: session.spec.height as u16,
+        width: meta.width,
+        height: meta.height,
         payload_bytes: payload.len() as u32,
         flags: if key { meta.flags | FLAG_KEY_FRAME } else { meta.flags & !FLAG_KEY_FRAME },
     };
@@ -193,8 +213,8 @@ fn follow(session: &Session, told: &Receiver<Feed>, archive: &Archive) -> Result
 /// Keeps the last state of an interactive session: in memory for those who go on from it now, in the store for later.
 fn keep(session: &Session, screen: &mut Screen, ring: &RingReader, archive: &Archive) {
     let Some(snapshot) = ring.snapshot().ok().filter(|_| !session.is_forgotten()) else { return };
-    let poster = ring.newest().and_then(|tick| screen.take(ring, tick).ok());
-    let poster = poster.and_then(|_| poster_of(session, &screen.picture).ok());
+    let newest = ring.newest().and_then(|tick| screen.take(ring, tick).ok());
+    let poster = newest.and_then(|meta| poster_of(&meta, &screen.picture).ok());
     let stored = snapshot.encode().map_err(PumpError::from).and_then(|bytes| {
         session.keep_snapshot(bytes);
         store_state(session, &snapshot, poster.as_deref(), archive, Kept::itself(session))
@@ -205,17 +225,17 @@ fn keep(session: &Session, screen: &mut Screen, ring: &RingReader, archive: &Arc
     }
 }
 
-fn poster_of(session: &Session, i420: &[u8]) -> Result<Vec<u8>, EncodeError> {
-    let (width, height) = (session.spec.width, session.spec.height);
+fn poster_of(meta: &FrameMeta, i420: &[u8]) -> Result<Vec<u8>, EncodeError> {
+    let (width, height) = size_of(meta);
     Ok(JpegEncoder::new(POSTER_QUALITY)?.encode(i420, width, height)?.to_vec())
 }
 
 /// A poster of the newest frame in the ring of a session that runs.
-pub fn newest_poster(session: &Session, ring: &Arc<std::os::fd::OwnedFd>) -> Option<Vec<u8>> {
+pub fn newest_poster(ring: &Arc<std::os::fd::OwnedFd>) -> Option<Vec<u8>> {
     let ring = RingReader::open(ring.try_clone().ok()?).ok()?;
     let mut picture = Vec::new();
-    ring.read(ring.newest()?, &mut picture).ok()?;
-    poster_of(session, &picture).ok()
+    let meta = ring.read(ring.newest()?, &mut picture).ok()?;
+    poster_of(&meta, &picture).ok()
 }
 
 /// As what a state is kept.
@@ -411,9 +431,9 @@ impl Recording<'_> {
                 Err(RingError::Overwritten) => return Err(PumpError::Lost(tick)),
                 Err(source) => return Err(PumpError::Ring { tick, source }),
             };
-            self.recorder.add(&self.screen.picture)?;
+            self.add(&meta)?;
             if tick == self.poster_tick {
-                self.poster()?;
+                self.poster(&meta)?;
             }
             self.expected = tick + 1;
             self.session.consumed(self.expected);
@@ -424,8 +444,18 @@ impl Recording<'_> {
         Ok(())
     }
 
-    fn poster(&mut self) -> Result<(), PumpError> {
-        let jpeg = poster_of(self.session, &self.screen.picture)?;
+    /// Records the picture in `screen`. A video has one size: where the replay of a session has smaller pictures, they
+    /// are scaled to it.
+    fn add(&mut self, meta: &FrameMeta) -> Result<(), PumpError> {
+        let (size, whole) = (size_of(meta), (self.session.spec.width, self.session.spec.height));
+        if size == whole {
+            return Ok(self.recorder.add(&self.screen.picture)?);
+        }
+        Ok(self.recorder.add(&scale::i420(&self.screen.picture, size, whole))?)
+    }
+
+    fn poster(&mut self, meta: &FrameMeta) -> Result<(), PumpError> {
+        let jpeg = poster_of(meta, &self.screen.picture)?;
         write_object(&mut self.draft, Object::Poster, &jpeg)
     }
 

@@ -97,6 +97,7 @@ fn shown(change: Change) -> TraceChange {
         Change::Continued { tick, from } => TraceChange::Continued { tick, from },
         Change::Began { tick } => TraceChange::Began { tick },
         Change::Steps { tick, steps } => TraceChange::Steps { tick, steps },
+        Change::Size { tick, width, height } => TraceChange::Size { tick, width, height },
     }
 }
 

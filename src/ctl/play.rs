@@ -70,6 +70,8 @@ struct Player {
     arrivals: VecDeque<Instant>,
     begun: Option<Instant>,
     frames: u64,
+    /// Width and height of the newest one.
+    size: (u16, u16),
     last: Option<Vec<u8>>,
     note: String,
 }
@@ -87,6 +89,7 @@ impl Player {
             arrivals: VecDeque::new(),
             begun: None,
             frames: 0,
+            size: (0, 0),
             last: None,
             note: String::new(),
         }
@@ -158,6 +161,7 @@ impl Player {
         let now = Instant::now();
         self.begun.get_or_insert(now);
         self.frames += 1;
+        self.size = (header.width, header.height);
         self.note.clear();
         self.last = Some(jpeg.to_vec());
         self.arrivals.push_back(now);
@@ -235,7 +239,8 @@ impl Player {
             _ => "key-to-frame -".to_string(),
         };
         let note = if self.note.is_empty() { String::new() } else { format!("  {}", self.note) };
-        format!("frame {}  {:.1} frames/s  {latency}  keys {keys}{note}", self.frames, self.rate())
+        let ((width, height), frames, rate) = (self.size, self.frames, self.rate());
+        format!("frame {frames}  {width}x{height}  {rate:.1} frames/s  {latency}  keys {keys}{note}")
     }
 
     fn rate(&self) -> f64 {

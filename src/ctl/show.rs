@@ -53,7 +53,8 @@ fn worker(out: &mut String, w: &WorkerStatus) {
         let _ = writeln!(out, "missed   {} of {} frames in the last second", s.deadlines_missed, s.deadlines);
     }
     if !s.degraded.is_empty() {
-        let _ = writeln!(out, "capacity {:.0} % asked for, given up: {}", 100.0 * s.load, s.degraded);
+        let smaller = if s.smaller > 0 { format!(" (by {} sessions)", s.smaller) } else { String::new() };
+        let _ = writeln!(out, "capacity {:.0} % asked for, given up: {}{smaller}", 100.0 * s.load, s.degraded);
     }
 }
 
@@ -65,11 +66,15 @@ pub fn sessions(sessions: &[SessionStatus]) -> String {
         format!("{:<32}  {:<10}  {:>13}  {:>9}  {:>8}  PROMPT\n", "ID", "STATE", "FRAMES", "SIZE", "FRAMES/S");
     for s in sessions {
         let frames = if s.interactive { s.frame_count.to_string() } else { format!("{}/{}", s.frame_count, s.frames) };
-        let size = format!("{}x{}", s.width, s.height);
+        let (width, height) = s.now.as_ref().map_or((s.width, s.height), |now| (now.width, now.height));
+        let size = format!("{width}x{height}");
+        let asked = format!("(of {}x{}) ", s.width, s.height);
+        let asked = if (width, height) == (s.width, s.height) { String::new() } else { asked };
         let rate = if s.state.is_final() { "-".to_string() } else { format!("{:.1}", s.frames_per_second) };
         // A prompt is a client's text: control characters must not reach the terminal.
         let prompt: String = s.prompt.chars().map(|c| if c.is_control() { ' ' } else { c }).take(60).collect();
-        let _ = writeln!(out, "{:<32}  {:<10}  {frames:>13}  {size:>9}  {rate:>8}  {prompt}", s.id, s.state.name());
+        let _ =
+            writeln!(out, "{:<32}  {:<10}  {frames:>13}  {size:>9}  {rate:>8}  {asked}{prompt}", s.id, s.state.name());
     }
     out
 }

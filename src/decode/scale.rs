@@ -1,6 +1,7 @@
 //! Pictures at another size and rate.
 
 use super::clip::Picture;
+use crate::frame::scale::{Side, resample};
 
 /// The part of a picture that [`cover`] shows.
 pub struct Cut {
@@ -38,53 +39,10 @@ pub fn cover(picture: &Picture, width: u32, height: u32) -> Picture {
         return picture.clone();
     }
     let Cut { left, top, scale } = Cut::of(picture, width, height);
-    let columns = weights(width, left, scale, picture.width);
-    let rows = weights(height, top, scale, picture.height);
-    let mut wide = vec![0f32; picture.height as usize * width as usize * 3];
-    for y in 0..picture.height as usize {
-        let line = &picture.rgb[y * picture.width as usize * 3..][..picture.width as usize * 3];
-        let out = &mut wide[y * width as usize * 3..][..width as usize * 3];
-        for (x, column) in columns.iter().enumerate() {
-            for (i, weight) in column {
-                for c in 0..3 {
-                    out[3 * x + c] += weight * f32::from(line[3 * i + c]);
-                }
-            }
-        }
-    }
-    let row_values = width as usize * 3;
-    let mut rgb = Vec::with_capacity(height as usize * row_values);
-    for row in &rows {
-        let mut sum = vec![0f32; row_values];
-        for (y, weight) in row {
-            for (s, v) in sum.iter_mut().zip(&wide[y * row_values..][..row_values]) {
-                *s += weight * v;
-            }
-        }
-        rgb.extend(sum.iter().map(|v| (v + 0.5) as u8));
-    }
+    let columns = Side::new(width, left, scale, picture.width);
+    let rows = Side::new(height, top, scale, picture.height);
+    let rgb = resample::<3>(&picture.rgb, &columns, &rows);
     Picture { width, height, rgb }
-}
-
-/// For each of `count` outputs the inputs that it covers, with weights that sum to 1. Output `i` begins at
-/// `offset + i * scale`; one narrower than an input blends its two neighbours.
-fn weights(count: u32, offset: f64, scale: f64, inputs: u32) -> Vec<Vec<(usize, f32)>> {
-    let last = f64::from(inputs - 1);
-    let radius = scale.max(1.0);
-    let one = |i: u32| {
-        let centre = offset + (f64::from(i) + 0.5) * scale - 0.5;
-        let (first, end) = ((centre - radius).ceil().max(0.0), (centre + radius).floor().min(last));
-        let mut parts: Vec<(usize, f32)> = (first as usize..=end as usize)
-            .map(|k| (k, (1.0 - (k as f64 - centre).abs() / radius).max(0.0) as f32))
-            .collect();
-        let sum: f32 = parts.iter().map(|p| p.1).sum();
-        if sum <= 0.0 {
-            return vec![(centre.clamp(0.0, last).round() as usize, 1.0)];
-        }
-        parts.iter_mut().for_each(|p| p.1 /= sum);
-        parts
-    };
-    (0..count).map(one).collect()
 }
 
 /// How often each picture of a clip is shown at the rate of a session.

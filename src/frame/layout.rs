@@ -30,6 +30,11 @@ pub struct Geometry {
     snapshot_bytes: usize,
 }
 
+/// Bytes of a picture in 4:2:0; its sides are even.
+pub fn i420_bytes(width: u32, height: u32) -> usize {
+    width as usize * height as usize / 2 * 3
+}
+
 fn field(field: &'static str, value: u64, min: u64, max: u64, step: u64) -> Result<(), RingError> {
     if (min..=max).contains(&value) && value.is_multiple_of(step) {
         return Ok(());
@@ -62,9 +67,16 @@ impl Geometry {
         self.slots
     }
 
-    /// Bytes of one I420 picture.
+    /// Bytes of one I420 picture of the ring's size, the largest that there are in it.
     pub fn frame_bytes(&self) -> usize {
-        self.width as usize * self.height as usize / 2 * 3
+        i420_bytes(self.width, self.height)
+    }
+
+    /// Bytes of a picture of this size; `None` if it is none that a slot may have: sides are even, more than zero, and
+    /// at most the ring's.
+    pub fn picture_bytes(&self, width: u32, height: u32) -> Option<usize> {
+        let fits = |side: u32, most: u32| (1..=most).contains(&side) && side.is_multiple_of(2);
+        (fits(width, self.width) && fits(height, self.height)).then(|| i420_bytes(width, height))
     }
 
     /// Bytes of one snapshot buffer, its lock included.
@@ -131,6 +143,10 @@ mod tests {
         assert!(g.slot_at(1) - g.slot_at(0) >= LOCK_BYTES + g.frame_bytes());
         assert_eq!(g.slot_at(3), g.slot_at(0));
         assert!(g.total_bytes() >= g.slot_at(2) + LOCK_BYTES + g.frame_bytes());
+        assert_eq!(g.picture_bytes(160, 96), Some(160 * 96 * 3 / 2));
+        for (width, height) in [(0, 64), (64, 0), (324, 64), (64, 192), (63, 64)] {
+            assert_eq!(g.picture_bytes(width, height), None, "{width}x{height}");
+        }
         assert_eq!(Geometry::decode(&g.encode()).expect("its own header"), g);
     }
 

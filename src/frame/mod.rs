@@ -4,6 +4,7 @@
 //! - [`control`]: the api writes keys, the worker maps them read-only;
 //! - [`snapshot`]: what a session needs to go on in another worker, inside the ring's memory;
 //! - [`trace`]: which control acted at which tick, part of a snapshot;
+//! - [`scale`]: pictures at another size, for both sides;
 //! - [`pictures`]: RGB pictures for a worker: what to continue, or a video prompt.
 //!
 //! Each object has one writer. A reader never trusts what it maps: sizes are checked once against the descriptor, and
@@ -16,7 +17,8 @@
 //! 64                newest: u64, tick of the newest complete frame + 1, 0 for none
 //! 4096              snapshot buffer 0: lock u64, padding to 64, record (see `snapshot`)
 //! 4096 + S          snapshot buffer 1, S = snapshot bytes
-//! 4096 + 2 S        slot 0: lock u64, time_us u64, seq u32, flags u32, padding to 64, picture I420
+//! 4096 + 2 S        slot 0: lock u64, time_us u64, seq u32, flags u32, width u16, height u16, padding to 64,
+//!                   picture I420 of that size, at most the header's (0 x 0: the header's)
 //! ... + slot bytes  slot 1 and so on; frame `tick` lives in slot `tick % slots`
 //! ```
 //!
@@ -27,11 +29,12 @@ pub mod control;
 mod layout;
 pub mod pictures;
 pub mod ring;
+pub mod scale;
 pub mod snapshot;
 pub mod trace;
 
 pub use control::{ControlReader, ControlWriter, Latched, TapCounts};
-pub use layout::{Geometry, SLOTS_MAX, SLOTS_MIN, SNAPSHOT_BYTES_MAX};
+pub use layout::{Geometry, SLOTS_MAX, SLOTS_MIN, SNAPSHOT_BYTES_MAX, i420_bytes};
 pub use pictures::{Pictures, PicturesWriter};
 pub use ring::{FrameMeta, FrameRing, RingReader};
 pub use snapshot::{About, History, Snapshot};

@@ -14,7 +14,7 @@ use super::{RingError, Snapshot};
 use crate::sys::shm::{Access, SharedMemory};
 
 const TIME_AT: usize = 8;
-const META_BYTES: usize = 16;
+const META_BYTES: usize = 20;
 
 /// What goes with a picture.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,6 +26,10 @@ pub struct FrameMeta {
     pub seq: u32,
     /// `FLAG_*` of [`crate::proto::wire`].
     pub flags: u32,
+    /// Sides of the picture in pixels: the ring's, or smaller ones while the device has too much to do. Written as 0,
+    /// they are the ring's.
+    pub width: u16,
+    pub height: u16,
 }
 
 impl FrameMeta {
@@ -34,13 +38,24 @@ impl FrameMeta {
         b[0..8].copy_from_slice(&self.time_us.to_le_bytes());
         b[8..12].copy_from_slice(&self.seq.to_le_bytes());
         b[12..16].copy_from_slice(&self.flags.to_le_bytes());
+        b[16..18].copy_from_slice(&self.width.to_le_bytes());
+        b[18..20].copy_from_slice(&self.height.to_le_bytes());
         b
     }
 
     fn decode(tick: u64, b: &[u8; META_BYTES]) -> FrameMeta {
         let time_us = u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]);
         let word = |i: usize| u32::from_le_bytes([b[i], b[i + 1], b[i + 2], b[i + 3]]);
-        FrameMeta { tick, time_us, seq: word(8), flags: word(12) }
+        let side = |i: usize| u16::from_le_bytes([b[i], b[i + 1]]);
+        FrameMeta { tick, time_us, seq: word(8), flags: word(12), width: side(16), height: side(18) }
+    }
+
+    /// Sides in pixels of the picture that is in a ring of this geometry.
+    fn size_in(&self, geometry: &Geometry) -> (u32, u32) {
+        match (self.width, self.height) {
+            (0, 0) => (geometry.width(), geometry.height()),
+            (width, height) => (width.into(), height.into()),
+        }
     }
 }
 
@@ -77,11 +92,13 @@ impl FrameRing {
         Ok(self.memory.read_only_fd()?)
     }
 
-    /// Writes one picture (I420, `frame_bytes` long) as frame `meta.tick` and makes it the newest.
+    /// Writes one picture (I420 of the size in `meta`) as frame `meta.tick` and makes it the newest.
     ///
-    /// Panics if the picture has the wrong length: the session's scratch picture is made from the same geometry.
+    /// Panics if the picture has the wrong length or is larger than the ring's: the session's scratch picture is made
+    /// from the same sizes.
     pub fn publish(&mut self, meta: &FrameMeta, picture: &[u8]) {
-        assert_eq!(picture.len(), self.geometry.frame_bytes(), "picture and ring are of one size");
+        let (width, height) = meta.size_in(&self.geometry);
+        assert_eq!(Some(picture.len()), self.geometry.picture_bytes(width, height), "a picture of the session's size");
         let at = self.reserve(meta.tick);
         self.memory.write(at, picture);
         self.commit(meta);
@@ -92,8 +109,8 @@ impl FrameRing {
         &self.memory
     }
 
-    /// Makes the slot of frame `tick` ready to be written by somebody else: `frame_bytes` bytes from the returned
-    /// offset on, a multiple of 64. Until [`commit`](Self::commit) readers find no whole frame there.
+    /// Makes the slot of frame `tick` ready to be written by somebody else: at most `frame_bytes` bytes from the
+    /// returned offset on, a multiple of 64. Until [`commit`](Self::commit) readers find no whole frame there.
     pub fn reserve(&mut self, tick: u64) -> usize {
         self.begin(tick);
         self.geometry.slot_at(tick) + LOCK_BYTES
@@ -123,7 +140,7 @@ impl FrameRing {
         history: &History,
         scratch: &mut Vec<u8>,
     ) -> Result<(), RingError> {
-        snapshot::encode_into(scratch, about, trace, history.iter())?;
+        snapshot::encode_into(scratch, (about, history.size_px()), trace, history.iter())?;
         let room = self.geometry.snapshot_bytes() - LOCK_BYTES;
         if scratch.len() > room {
             let what = format!("{} bytes, the buffer has {room}", scratch.len());
@@ -180,7 +197,7 @@ impl RingReader {
         self.geometry.height()
     }
 
-    /// Bytes of one picture, I420.
+    /// Bytes of one picture of the ring's size, I420.
     pub fn frame_bytes(&self) -> usize {
         self.geometry.frame_bytes()
     }
@@ -190,10 +207,10 @@ impl RingReader {
         self.memory.atomic_u64(NEWEST_AT).load(Ordering::Acquire).checked_sub(1)
     }
 
-    /// Copies frame `tick` into `picture`, which is made `frame_bytes` long.
+    /// Copies frame `tick` into `picture`, which gets its length from the size that is returned with it.
     ///
     /// Errors: `Overwritten` if a newer frame took the slot before or during the copy (the buffer then holds rubbish),
-    /// `NotYet` if the frame is not complete.
+    /// `NotYet` if the frame is not complete, `Field` if its size is none that the ring can have.
     pub fn read(&self, tick: u64, picture: &mut Vec<u8>) -> Result<FrameMeta, RingError> {
         let at = self.geometry.slot_at(tick);
         let lock = self.memory.atomic_u64(at);
@@ -203,16 +220,29 @@ impl RingReader {
             found if found > whole => return Err(RingError::Overwritten),
             _ => {}
         }
-        picture.resize(self.geometry.frame_bytes(), 0);
-        let mut meta = [0; META_BYTES];
-        self.memory.read(at + TIME_AT, &mut meta);
+        let mut bytes = [0; META_BYTES];
+        self.memory.read(at + TIME_AT, &mut bytes);
+        let meta = FrameMeta::decode(tick, &bytes);
+        let (width, height) = meta.size_in(&self.geometry);
+        // A size from another process: one that does not fit the slot is nothing to read by.
+        let length = self.geometry.picture_bytes(width, height);
+        picture.resize(length.unwrap_or(0), 0);
         self.memory.read(at + LOCK_BYTES, picture);
         // Orders the copy before the second look at the lock.
         fence(Ordering::Acquire);
         if lock.load(Ordering::Relaxed) != whole {
             return Err(RingError::Overwritten);
         }
-        Ok(FrameMeta::decode(tick, &meta))
+        if length.is_none() {
+            let (value, whole) = (u64::from(width.max(height)), (self.width(), self.height()));
+            return Err(RingError::Field {
+                field: "side of a frame",
+                value,
+                allowed: format!("even, within {whole:?}"),
+            });
+        }
+        // Both are at most the ring's, whose limits are far below 65536.
+        Ok(FrameMeta { width: width as u16, height: height as u16, ..meta })
     }
 
     /// The newest snapshot in the ring. Errors: `NoSnapshot` if none is complete.

@@ -12,7 +12,7 @@ fn ring(slots: u32) -> (FrameRing, RingReader) {
 }
 
 fn meta(tick: u64) -> FrameMeta {
-    FrameMeta { tick, time_us: tick * 41_667, seq: tick as u32 ^ 5, flags: 2 }
+    FrameMeta { tick, time_us: tick * 41_667, seq: tick as u32 ^ 5, flags: 2, width: 64, height: 64 }
 }
 
 #[test]
@@ -31,6 +31,24 @@ fn frames_come_out_as_they_went_in() {
     assert_eq!(reader.read(6, &mut picture).expect("the oldest of four").tick, 6);
     assert!(matches!(reader.read(10, &mut picture), Err(RingError::NotYet)));
     assert!(matches!(reader.read(u64::MAX, &mut picture), Err(RingError::NotYet)));
+}
+
+#[test]
+fn frames_have_sizes_of_their_own_up_to_the_rings() {
+    let (mut writer, reader) = ring(4);
+    let mut picture = Vec::new();
+    writer.publish(&FrameMeta { width: 0, height: 0, ..meta(0) }, &vec![1; reader.frame_bytes()]);
+    assert_eq!(reader.read(0, &mut picture).expect("just written"), meta(0), "0 x 0 is the ring's size");
+    let small = FrameMeta { width: 32, height: 18, ..meta(1) };
+    writer.publish(&small, &[2; 32 * 18 * 3 / 2]);
+    assert_eq!(reader.read(1, &mut picture).expect("just written"), small);
+    assert_eq!(picture, [2; 32 * 18 * 3 / 2]);
+    // A writer that lies about the size is caught: nobody reads beyond the slot.
+    writer.reserve(2);
+    writer.commit(&FrameMeta { width: 66, height: 64, ..meta(2) });
+    assert!(matches!(reader.read(2, &mut picture), Err(RingError::Field { .. })));
+    writer.publish(&meta(3), &vec![3; reader.frame_bytes()]);
+    assert_eq!(reader.read(3, &mut picture).expect("just written"), meta(3));
 }
 
 #[test]

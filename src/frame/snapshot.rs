@@ -5,7 +5,8 @@
 //! ring's first part or [`Snapshot::encode`]'s record.
 //!
 //! ```text
-//!  0  magic, version u32, about bytes u32, trace bytes u32, pairs u32, elements of a latent u32, zero, checksum u64
+//!  0  magic, version u32, about bytes u32, trace bytes u32, pairs u32, elements of a latent u32
+//! 28  width u16, height u16 of the latents' pictures (0 x 0: those of about), checksum u64
 //! 40  about (postcard) | trace | keys u8 x pairs | latents f32 x elements x pairs, oldest first
 //! ```
 
@@ -63,6 +64,9 @@ pub struct Snapshot {
     pub about: About,
     /// What changed at which tick, as the worker writes it.
     pub trace: Vec<u8>,
+    /// Width and height of the latents' pictures: smaller than those that were asked for while the device had too much
+    /// to do.
+    pub size_px: (u32, u32),
     /// Latents with the keys that made them, oldest first.
     pub history: Vec<(Vec<f32>, Keys)>,
 }
@@ -70,6 +74,7 @@ pub struct Snapshot {
 /// The newest latents of a session, in memory that is allocated once.
 #[derive(Clone, Debug)]
 pub struct History {
+    size_px: (u32, u32),
     elements: usize,
     latents: Vec<f32>,
     keys: [Keys; limits::SNAPSHOT_FRAMES_MAX],
@@ -78,10 +83,10 @@ pub struct History {
 }
 
 impl History {
-    /// Room for [`limits::SNAPSHOT_FRAMES_MAX`] latents of `elements` values.
-    pub fn new(elements: usize) -> History {
+    /// Room for [`limits::SNAPSHOT_FRAMES_MAX`] latents of `elements` values, of pictures of `size_px` (width, height).
+    pub fn new(elements: usize, size_px: (u32, u32)) -> History {
         let latents = vec![0.0; elements * limits::SNAPSHOT_FRAMES_MAX];
-        History { elements, latents, keys: [Keys::NONE; limits::SNAPSHOT_FRAMES_MAX], count: 0 }
+        History { size_px, elements, latents, keys: [Keys::NONE; limits::SNAPSHOT_FRAMES_MAX], count: 0 }
     }
 
     /// Adds the newest latent; the oldest goes. Panics if the length is another than that of `new`.
@@ -90,6 +95,11 @@ impl History {
         self.latents[i * self.elements..(i + 1) * self.elements].copy_from_slice(latent);
         self.keys[i] = keys;
         self.count += 1;
+    }
+
+    /// Width and height of the latents' pictures.
+    pub fn size_px(&self) -> (u32, u32) {
+        self.size_px
     }
 
     pub fn len(&self) -> usize {
@@ -126,14 +136,19 @@ fn checksum(bytes: &[u8]) -> u64 {
     words.remainder().iter().fold(h, |h, b| step(h, u64::from(*b)))
 }
 
+/// What the size adds to the checksum of the rest; nothing if there is none, as in records of earlier versions.
+fn seal([width, height]: [u16; 2]) -> u64 {
+    (u64::from(width) << 16 | u64::from(height)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
 fn damaged(what: impl Into<String>) -> RingError {
     RingError::Snapshot { what: what.into() }
 }
 
-/// Replaces `out` with the record of a snapshot.
+/// Replaces `out` with the record of a snapshot. `size_px`: of the latents' pictures.
 pub(super) fn encode_into<'a>(
     out: &mut Vec<u8>,
-    about: &About,
+    (about, size_px): (&About, (u32, u32)),
     trace: &[u8],
     history: impl ExactSizeIterator<Item = (&'a [f32], Keys)> + Clone,
 ) -> Result<(), RingError> {
@@ -156,7 +171,10 @@ pub(super) fn encode_into<'a>(
         let v = u32::try_from(v).map_err(|_| damaged(format!("a part of {v} bytes")))?;
         out[8 + 4 * i..12 + 4 * i].copy_from_slice(&v.to_le_bytes());
     }
-    let sum = checksum(&out[HEAD_BYTES..]);
+    let [width, height] = [size_px.0, size_px.1].map(|side| u16::try_from(side).unwrap_or(0));
+    out[28..30].copy_from_slice(&width.to_le_bytes());
+    out[30..32].copy_from_slice(&height.to_le_bytes());
+    let sum = checksum(&out[HEAD_BYTES..]) ^ seal([width, height]);
     out[32..40].copy_from_slice(&sum.to_le_bytes());
     Ok(())
 }
@@ -167,6 +185,7 @@ struct Head {
     trace: usize,
     pairs: usize,
     elements: usize,
+    size_px: (u32, u32),
     checksum: u64,
 }
 
@@ -191,8 +210,15 @@ impl Head {
                 return Err(RingError::Field { field, value: value as u64, allowed: format!("at most {max}") });
             }
         }
-        let checksum = u64::from_le_bytes([b[32], b[33], b[34], b[35], b[36], b[37], b[38], b[39]]);
-        Ok(Head { about, trace, pairs, elements, checksum })
+        let sides = [u16::from_le_bytes([b[28], b[29]]), u16::from_le_bytes([b[30], b[31]])];
+        let size_px = (u32::from(sides[0]), u32::from(sides[1]));
+        let legal = limits::WIDTH_PX.contains(&size_px.0) && limits::HEIGHT_PX.contains(&size_px.1);
+        if size_px != (0, 0) && !(legal && size_px.0.is_multiple_of(2) && size_px.1.is_multiple_of(2)) {
+            return Err(damaged(format!("latents of {} x {} pixels", size_px.0, size_px.1)));
+        }
+        let sealed = u64::from_le_bytes([b[32], b[33], b[34], b[35], b[36], b[37], b[38], b[39]]);
+        let checksum = sealed ^ seal(sides);
+        Ok(Head { about, trace, pairs, elements, size_px, checksum })
     }
 
     fn body_bytes(&self) -> usize {
@@ -205,7 +231,7 @@ impl Snapshot {
     pub fn encode(&self) -> Result<Vec<u8>, RingError> {
         let mut out = Vec::new();
         let history = self.history.iter().map(|(latent, keys)| (latent.as_slice(), *keys));
-        encode_into(&mut out, &self.about, &self.trace, history)?;
+        encode_into(&mut out, (&self.about, self.size_px), &self.trace, history)?;
         Ok(out)
     }
 
@@ -225,7 +251,9 @@ impl Snapshot {
         if history.iter().any(|(latent, _)| latent.iter().any(|v| !v.is_finite())) {
             return Err(damaged("a latent is not a number"));
         }
-        Ok(Snapshot { about, trace: trace.to_vec(), history })
+        let asked = (about.width, about.height);
+        let size_px = if head.size_px == (0, 0) { asked } else { head.size_px };
+        Ok(Snapshot { about, trace: trace.to_vec(), size_px, history })
     }
 
     /// Reads the newest snapshot out of a ring, a copy of a ring's first part, or a file that [`Snapshot::encode`]

@@ -28,7 +28,7 @@ fn about(tick: u64) -> About {
 }
 
 fn history(count: usize) -> History {
-    let mut history = History::new(16);
+    let mut history = History::new(16, (96, 64));
     for i in 0..count {
         history.push(&[i as f32 + 0.5; 16], Keys(i as u8 & 63));
     }
@@ -63,6 +63,7 @@ fn a_snapshot_survives_ring_and_file() {
         let snapshot = Snapshot::read_fd(&fd).expect("just written");
         assert_eq!(snapshot.about, about(n));
         assert_eq!(snapshot.trace, b"trace");
+        assert_eq!(snapshot.size_px, (96, 64), "smaller than what was asked for");
         let expected: Vec<(Vec<f32>, Keys)> = history(n as usize * 5).iter().map(|(l, k)| (l.to_vec(), k)).collect();
         assert_eq!(snapshot.history, expected);
         let file = file_of(&snapshot.encode().expect("it fits"), "whole");
@@ -96,12 +97,23 @@ fn a_trace_that_does_not_fit_is_an_error() {
 
 #[test]
 fn damage_is_noticed() {
-    let good = Snapshot { about: about(9), trace: vec![1, 2, 3], history: vec![(vec![1.0; 16], Keys::W); 3] };
+    let good = Snapshot {
+        about: about(9),
+        trace: vec![1, 2, 3],
+        size_px: (96, 64),
+        history: vec![(vec![1.0; 16], Keys::W); 3],
+    };
     let bytes = good.encode().expect("it fits");
     for cut in [0, 7, 8, HEAD_BYTES - 1, HEAD_BYTES, bytes.len() - 1] {
         let error = Snapshot::read_fd(file_of(&bytes[..cut], "cut")).expect_err("it is cut");
         assert!(matches!(error, RingError::Truncated { .. }), "{cut}: {error}");
     }
+    let mut odd = bytes.clone();
+    odd[28] += 1;
+    assert!(Snapshot::read_fd(file_of(&odd, "odd")).is_err(), "97 pixels are no width");
+    let unsaid = Snapshot { size_px: (0, 0), ..good.clone() }.encode().expect("it fits");
+    let old = Snapshot::read_fd(file_of(&unsaid, "old")).expect("as earlier versions wrote it");
+    assert_eq!(old.size_px, (old.about.width, old.about.height));
     let mut nan = good.clone();
     nan.history[1].0[5] = f32::NAN;
     assert!(Snapshot::read_fd(file_of(&nan.encode().expect("it fits"), "nan")).is_err());
@@ -120,11 +132,10 @@ proptest! {
     /// One changed byte anywhere is noticed, whatever it is.
     #[test]
     fn a_changed_byte_is_an_error(at in any::<prop::sample::Index>(), flip in 1..=255u8) {
-        let good = Snapshot { about: about(9), trace: vec![1, 2, 3], history: vec![(vec![1.0; 16], Keys::W); 3] };
+        let history = vec![(vec![1.0; 16], Keys::W); 3];
+        let good = Snapshot { about: about(9), trace: vec![1, 2, 3], size_px: (96, 64), history };
         let mut bytes = good.encode().expect("it fits");
         let at = at.index(bytes.len());
-        // Four bytes of the head are spare.
-        prop_assume!(!(28..32).contains(&at));
         bytes[at] ^= flip;
         prop_assert!(Snapshot::read_fd(file_of(&bytes, "flip")).is_err());
     }

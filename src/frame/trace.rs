@@ -44,6 +44,12 @@ pub enum Change {
         tick: u64,
         steps: u32,
     },
+    /// Pictures of this size, the newest ones brought to it, with caches that were made anew from them.
+    Size {
+        tick: u64,
+        width: u32,
+        height: u32,
+    },
 }
 
 /// A bounded log of changes, kept encoded so that a snapshot is a copy.
@@ -151,6 +157,8 @@ pub enum Cue {
     Reopen,
     /// As [`Cue::Reopen`], with so many denoising steps from now on.
     Steps(u32),
+    /// As [`Cue::Reopen`], with pictures of this width and height from now on.
+    Size(u32, u32),
 }
 
 impl Script {
@@ -166,7 +174,8 @@ impl Script {
                 Change::Keys { tick, .. }
                 | Change::Instruction { tick, .. }
                 | Change::Began { tick }
-                | Change::Steps { tick, .. } => *tick <= self.tick,
+                | Change::Steps { tick, .. }
+                | Change::Size { tick, .. } => *tick <= self.tick,
                 Change::Continued { tick, from } => *tick <= self.tick || from.saturating_add(1) == self.tick,
             };
             if !due {
@@ -177,6 +186,7 @@ impl Script {
                 Change::Instruction { environment, text, .. } => return Some(Cue::Instruct { environment, text }),
                 Change::Began { .. } => {}
                 Change::Steps { steps, .. } => return Some(Cue::Steps(steps)),
+                Change::Size { width, height, .. } => return Some(Cue::Size(width, height)),
                 // At the very beginning the origin was read already.
                 Change::Continued { tick, .. } if tick <= self.begin => {}
                 Change::Continued { tick, .. } => {

@@ -1,5 +1,7 @@
 //! One model on one device, and the sessions that play it.
 
+mod pictures;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,13 +10,11 @@ use rayon::prelude::*;
 
 use super::limits::{HEIGHT_MAX, HEIGHT_MIN, WIDTH_MAX, WIDTH_MIN};
 use super::noise::Noise;
-use super::plans::{self, EncodePlan};
+use super::plans;
 use super::sampler::{Flight, Part, Picture, SEATS, Stream, StreamPlans};
 use super::state::{FrameSize, SessionLayout};
 use super::{Environment, Keys, Model, ModelError};
-use crate::compute::{
-    DType, DeviceInfo, DeviceKind, Executor, Output, PlanId, Profile, Run, SharedId, StateId, StateLayout,
-};
+use crate::compute::{DeviceInfo, DeviceKind, Executor, Profile, SharedId, StateId, StateLayout};
 use crate::sys::shm::SharedMemory;
 
 /// Most sessions of one run on a GPU: beyond it nothing is gained, but everybody waits for the last.
@@ -75,18 +75,13 @@ impl Session {
     }
 }
 
-/// The encoder's plan for one size of pictures.
-struct Encoder {
-    plan: EncodePlan,
-    id: PlanId,
-}
-
 /// An executor with a model's weights, and the plans of every size that was asked for.
 pub struct Engine {
     model: Arc<Model>,
     executor: Box<dyn Executor>,
     plans: HashMap<(FrameSize, u32), Arc<StreamPlans>>,
-    encoders: HashMap<FrameSize, Encoder>,
+    encoders: HashMap<FrameSize, pictures::Encoder>,
+    decoders: HashMap<FrameSize, pictures::Decoder>,
     /// Arithmetic of a frame, where it was asked for.
     flops: HashMap<(FrameSize, u32), u64>,
     /// Most sessions of one run.
@@ -101,8 +96,16 @@ impl Engine {
         executor.load_weights(model.weights())?;
         // A processor gains nothing from a batch that would make up for the wait.
         let batch_max = if executor.device().kind == DeviceKind::VulkanGpu { BATCH_MAX } else { 1 };
-        let (plans, encoders, flops) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Ok(Engine { model, executor, plans, encoders, flops, batch_max, no_session: None })
+        Ok(Engine {
+            model,
+            executor,
+            plans: HashMap::new(),
+            encoders: HashMap::new(),
+            decoders: HashMap::new(),
+            flops: HashMap::new(),
+            batch_max,
+            no_session: None,
+        })
     }
 
     pub fn device(&self) -> &DeviceInfo {
@@ -239,7 +242,7 @@ impl Engine {
             let (found, allowed) = (format!("{kind:?}"), format!("one of {offered:?}"));
             return Err(ModelError::Request { field: "video_prompt", found, allowed });
         };
-        check_latents(latents.iter(), session.stream.latent().len())?;
+        check_latents(latents.iter().map(Vec::as_slice), session.stream.latent().len())?;
         session.stream.set_video_prompt(&mut *self.executor, index, latents)
     }
 
@@ -361,64 +364,13 @@ impl Engine {
     /// that were held. Only the last frames of the attention's window matter.
     pub fn seed(&mut self, session: &mut Session, history: &[(Vec<f32>, Keys)]) -> Result<(), ModelError> {
         let length = session.stream.latent().len();
-        check_latents(history.iter().map(|(latent, _)| latent), length)?;
+        check_latents(history.iter().map(|(latent, _)| latent.as_slice()), length)?;
         let mut noise = vec![0.0; length];
         for (latent, keys) in history {
             session.noise.fill(session.stream.position(), &mut noise);
             session.stream.seed(&mut *self.executor, latent, *keys, &noise)?;
         }
         Ok(())
-    }
-
-    /// Latents of pictures: RGB, three bytes a pixel, `height` rows of `width` pixels. A side that is no multiple of
-    /// a latent's pixels is continued by its last row or column.
-    pub fn encode(&mut self, frames: &[&[u8]], width: u32, height: u32) -> Result<Vec<Vec<f32>>, ModelError> {
-        let size = frame_size(width, height)?;
-        let state = self.shared_state()?;
-        let model = self.model.clone();
-        let c = &model.config().vae;
-        let ((h, w), z) = (size.latent(c), c.latent_channels);
-        if !self.encoders.contains_key(&size) {
-            let precision = self.device().precision;
-            let plan = plans::encode_plan(&self.model, size, precision, &state.1, false)?;
-            let id = self.executor.prepare(plan.recorded.plan.clone())?;
-            self.encoders.insert(size, Encoder { plan, id });
-        }
-        let Encoder { plan, id } = &self.encoders[&size];
-        let mut latents = Vec::with_capacity(frames.len());
-        for frame in frames {
-            if frame.len() != size.width * size.height * 3 {
-                let allowed = format!("{} bytes", size.width * size.height * 3);
-                return Err(ModelError::Request { field: "frame", found: format!("{} bytes", frame.len()), allowed });
-            }
-            let pixels = padded_pixels(frame, size, size.padded(c));
-            let mut latent = vec![0.0; h * w * z];
-            let inputs = [(plan.pixels, &pixels[..])];
-            let outputs = &mut [(plan.latent, Output::F32(&mut latent))];
-            self.executor.run(Run {
-                plan: *id,
-                states: &[state.0],
-                inputs: &inputs,
-                params: &[],
-                outputs,
-                profile: None,
-            })?;
-            latents.push(latent);
-        }
-        Ok(latents)
-    }
-
-    /// The state for runs that belong to no session; one number, since devices have no empty buffers.
-    fn shared_state(&mut self) -> Result<(StateId, Arc<StateLayout>), ModelError> {
-        if let Some(state) = &self.no_session {
-            return Ok(state.clone());
-        }
-        let mut layout = StateLayout::default();
-        layout.add("unused", &[1], DType::F32);
-        let layout = Arc::new(layout);
-        let state = (self.executor.create_state(&layout)?, layout);
-        self.no_session = Some(state.clone());
-        Ok(state)
     }
 
     /// Latent [N, Z] of the newest frame, for snapshots; zeros before the first one.
@@ -476,7 +428,7 @@ fn check_picture(size: FrameSize, picture: &Picture<'_>) -> Result<(), ModelErro
 }
 
 /// Errors: a latent that is not `length` numbers long.
-fn check_latents<'a>(mut latents: impl Iterator<Item = &'a Vec<f32>>, length: usize) -> Result<(), ModelError> {
+fn check_latents<'a>(mut latents: impl Iterator<Item = &'a [f32]>, length: usize) -> Result<(), ModelError> {
     let Some(wrong) = latents.find(|latent| latent.len() != length) else { return Ok(()) };
     let (found, allowed) = (format!("{} numbers", wrong.len()), format!("{length} numbers"));
     Err(ModelError::Request { field: "latent", found, allowed })
@@ -492,17 +444,4 @@ pub fn frame_size(width: u32, height: u32) -> Result<FrameSize, ModelError> {
         }
     }
     Ok(FrameSize { width: width as usize, height: height as usize })
-}
-
-/// Bytes to -1..1, with the last row and column repeated up to `padded` (height, width).
-fn padded_pixels(frame: &[u8], size: FrameSize, padded: (usize, usize)) -> Vec<f32> {
-    let mut out = Vec::with_capacity(padded.0 * padded.1 * 3);
-    for y in 0..padded.0 {
-        let row = &frame[y.min(size.height - 1) * size.width * 3..][..size.width * 3];
-        for x in 0..padded.1 {
-            let pixel = &row[x.min(size.width - 1) * 3..][..3];
-            out.extend(pixel.iter().map(|b| f32::from(*b) / 127.5 - 1.0));
-        }
-    }
-    out
 }

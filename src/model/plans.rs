@@ -310,6 +310,41 @@ pub fn seed_plan(x: &PlanContext<'_>, first: bool, kind: Option<&str>) -> Result
     Ok(SeedPlan { recorded: net.finish()?, inputs, velocity: v.tensor })
 }
 
+/// Makes a picture of a latent that is given; its state is the decoder's memory alone.
+pub struct DecodePlan {
+    pub recorded: Recorded,
+    /// The frame's latent [N, Z].
+    pub latent: Tensor,
+    /// I420 bytes of the picture.
+    pub picture: Tensor,
+}
+
+/// The layout of the decoder's memory, and the plans of a first frame and of one with a frame before.
+pub fn decode_plans(
+    model: &Model,
+    size: FrameSize,
+    precision: Precision,
+) -> Result<(Arc<StateLayout>, [DecodePlan; 2]), ComputeError> {
+    let c = &model.config().vae;
+    let mut layout = StateLayout::default();
+    let memory = vae::add_state(c, size.latent(c), precision.dtype(), &mut layout);
+    let layout = Arc::new(layout);
+    let plan = |first: bool| -> Result<DecodePlan, ComputeError> {
+        let name = format!("decode {}x{}", size.width, size.height);
+        let mut net = Net::new(&name, precision, model.weights(), &layout, false);
+        let (h, w) = size.latent(c);
+        let latent = net.builder().input("latent", &[h * w, c.latent_channels], precision.dtype());
+        let view = net.view(latent); // [N, Z]
+        let features = vae::decode_memory(&mut net, c, view, (h, w), memory, first)?;
+        let scale = size.scale(c);
+        let features = vae::decode_frame(&mut net, c, features, scale)?; // [8h * 8w, 48 scale^2]
+        let picture = features.to_i420(&mut net, scale * c.patch_size, size.width, size.height)?;
+        Ok(DecodePlan { recorded: net.finish()?, latent, picture })
+    };
+    let plans = [plan(true)?, plan(false)?];
+    Ok((layout, plans))
+}
+
 /// Encodes one picture; works on no session.
 pub struct EncodePlan {
     pub recorded: Recorded,

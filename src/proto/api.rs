@@ -386,9 +386,27 @@ pub struct SessionStatus {
     /// Frames a second over the last seconds.
     pub frames_per_second: f64,
     pub viewers: usize,
+    /// What its frames are like now; `width`, `height`, `fps` and `steps` are what was asked for. Absent unless it runs
+    /// and is interactive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub now: Option<Quality>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Problem>,
     pub links: Links,
+}
+
+/// What the frames of an interactive session are like at the moment: as they were asked for, or less while the device
+/// has too much to do.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Quality {
+    pub width: u32,
+    pub height: u32,
+    pub steps: u32,
+    pub fps: f64,
+    /// What the session has given up: `none`, `steps`, `steps and rate`, or `steps, rate and size`.
+    pub degraded: String,
+    /// Why the session stays at its size whatever the load; null if it does not.
+    pub size_fixed: Option<String>,
 }
 
 /// Answer to GET /api/v1/status.
@@ -438,6 +456,9 @@ pub struct WorkerStats {
     pub deadlines_missed: u64,
     /// Share of the device that interactive sessions need; 0 if it is not measured.
     pub load: f64,
-    /// What interactive sessions have given up: empty (not measured), `none`, `steps`, or `steps and rate`.
+    /// What interactive sessions have given up: empty (not measured), `none`, `steps`, `steps and rate`, or
+    /// `steps, rate and size`.
     pub degraded: String,
+    /// Interactive sessions that have a smaller size than they asked for.
+    pub smaller: u32,
 }

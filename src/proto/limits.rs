@@ -60,5 +60,14 @@ pub const REQUEST_ID_CHARS_MAX: usize = 64;
 pub const IDLE_SECONDS_MAX: u64 = 300;
 /// Slots of a session's frame ring: enough that an encoder 100 ms behind still finds the frame.
 pub const RING_SLOTS: u32 = 8;
+/// Sides that a session may be brought to while the device has too much to do, in eighths of those that it asked for.
+/// Below a quarter a world cannot be played any more.
+pub const SIZE_EIGHTHS: [u32; 4] = [6, 4, 3, 2];
+/// A smaller size counts only if its frames need no more than this share of the work of the next larger one's: every
+/// change costs a few frames' time.
+pub const SIZE_WORK_MAX: f64 = 0.75;
+/// A smaller size has at least this share of the pixels of the smallest pictures that the model was trained on: below
+/// that worlds come apart.
+pub const SIZE_TRAINED_MIN: f64 = 0.75;
 /// Latents kept in a snapshot: the window of the model's temporal attention.
 pub const SNAPSHOT_FRAMES_MAX: usize = 16;

@@ -6,10 +6,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::api::{Vocabulary, WorkerStats};
+use super::api::{Quality, Vocabulary, WorkerStats};
 
 /// Raised whenever a message below changes.
-pub const LINK_VERSION: u32 = 2;
+pub const LINK_VERSION: u32 = 3;
 
 /// Identity of a build: package version and link version.
 pub fn build_id() -> String {
@@ -146,6 +146,11 @@ pub enum FromWorker {
         seq: u32,
         code: String,
         message: String,
+    },
+    /// What the frames of a session that is played are like from now on; told once it is open, and when it changes.
+    Quality {
+        session: SessionNumber,
+        quality: Quality,
     },
     Stats(WorkerStats),
 }

@@ -75,6 +75,12 @@ pub enum TraceChange {
         tick: u64,
         steps: u32,
     },
+    /// For the same reason: pictures of this size from here on.
+    Size {
+        tick: u64,
+        width: u32,
+        height: u32,
+    },
 }
 
 /// Body of POST /api/v1/sessions/ID/fork: a new session that goes on from the newest snapshot.

@@ -8,6 +8,8 @@ use crate::proto::api::WorkerStats;
 
 const MS: Duration = Duration::from_millis(1);
 const FPS: u32 = 24;
+/// Size of a session's pictures, with three smaller ones below it.
+const SIZE_PX: (u32, u32) = (256, 192);
 /// Seats of the largest run.
 const SEATS: usize = 16;
 /// What a run takes besides its frames.
@@ -27,6 +29,7 @@ struct Device {
 
 struct Player {
     steps: u32,
+    size: (u32, u32),
     latent: Vec<f32>,
 }
 
@@ -36,7 +39,7 @@ impl Engine for Device {
     type Flight = Duration;
 
     fn open(&mut self, request: &OpenSession) -> Result<Player, Fault> {
-        Ok(Player { steps: request.steps, latent: vec![0.0; LATENT] })
+        Ok(Player { steps: request.steps, size: (request.width, request.height), latent: vec![0.0; LATENT] })
     }
 
     fn close(&mut self, _: Player) {}
@@ -53,6 +56,10 @@ impl Engine for Device {
         Ok(vec![vec![0.0; LATENT]; pictures.len()])
     }
 
+    fn decode(&mut self, size_px: (u32, u32), latents: &[&[f32]]) -> Result<Vec<Vec<u8>>, Fault> {
+        Ok(vec![vec![0; picture_bytes(size_px.0, size_px.1)]; latents.len()])
+    }
+
     fn lead(&mut self, _: &mut Player, _: &str, _: &[u8]) -> Result<(), Fault> {
         Ok(())
     }
@@ -62,7 +69,7 @@ impl Engine for Device {
     }
 
     fn go_together(&self, a: &Player, b: &Player) -> bool {
-        a.steps == b.steps
+        (a.steps, a.size) == (b.steps, b.size)
     }
 
     fn lanes(&self) -> usize {
@@ -77,7 +84,7 @@ impl Engine for Device {
 
     /// A vacant seat takes as long as one that is taken. What a run takes besides overlaps with other runs.
     fn begin(&mut self, parts: Vec<Part<'_, Player>>) -> Result<Duration, Fault> {
-        let share = if parts[0].session.steps == 1 { ONE_STEP } else { 1.0 };
+        let share = work(parts[0].session.size, parts[0].session.steps);
         let seats = parts.len().next_power_of_two() as u32;
         let begin = (self.now.get() + FIXED.mul_f64(share)).max(self.free_at);
         self.free_at = begin + (self.seat * seats).mul_f64(share);
@@ -93,8 +100,8 @@ impl Engine for Device {
         Ok(there.then_some(index))
     }
 
-    fn flops(&mut self, _: (u32, u32), steps: u32) -> f64 {
-        if steps == 1 { ONE_STEP } else { 1.0 }
+    fn flops(&mut self, size_px: (u32, u32), steps: u32) -> f64 {
+        work(size_px, steps)
     }
 
     fn latent<'a>(&self, player: &'a Player) -> &'a [f32] {
@@ -106,6 +113,12 @@ impl Engine for Device {
     }
 }
 
+/// Work of a frame, in ones of the usual size and two steps.
+fn work(size_px: (u32, u32), steps: u32) -> f64 {
+    let share = f64::from(size_px.0 * size_px.1) / f64::from(SIZE_PX.0 * SIZE_PX.1);
+    if steps == 1 { ONE_STEP * share } else { share }
+}
+
 /// Frames a second of full runs, one after the other.
 fn frames_a_second(seat: Duration) -> f64 {
     SEATS as f64 / (FIXED + seat * SEATS as u32).as_secs_f64()
@@ -113,6 +126,21 @@ fn frames_a_second(seat: Duration) -> f64 {
 
 /// Plays `count` sessions for `span`; the reports of every second.
 fn play(lanes: usize, seat: Duration, count: usize, rate: Option<f64>, span: Duration) -> Vec<WorkerStats> {
+    let stats = crowd(lanes, seat, (count, count, span), rate, span).into_iter().filter_map(|m| match m {
+        FromWorker::Stats(stats) => Some(stats),
+        _ => None,
+    });
+    stats.collect()
+}
+
+/// Plays `count` sessions, of whom the newest `left` stay after a while, for `span`; everything that the worker says.
+fn crowd(
+    lanes: usize,
+    seat: Duration,
+    (count, left, leave_at): (usize, usize, Duration),
+    rate: Option<f64>,
+    span: Duration,
+) -> Vec<FromWorker> {
     let now = Rc::new(Cell::new(Duration::ZERO));
     let device = Device { now: now.clone(), lanes, seat, free_at: Duration::ZERO };
     let facts = Facts { real_time_max: 1000, rate, ..facts() };
@@ -126,10 +154,14 @@ fn play(lanes: usize, seat: Duration, count: usize, rate: Option<f64>, span: Dur
         if session <= count as u64 && now.get() >= 3 * MS * session as u32 {
             let control = ControlWriter::create().expect("memory for a page").0;
             let fds = vec![control.read_only_fd().expect("a descriptor")];
-            let request = OpenSession::from_text(session, "a meadow", (64, 64), FPS, 2);
+            let request = OpenSession::from_text(session, "a meadow", SIZE_PX, FPS, 2);
             sessions.handle(ToWorker::Open(Box::new(request)), fds, &clock, &mut api).expect("the device is well");
             assert_eq!(api.failure(session), None);
             controls.push(control);
+        }
+        if now.get() >= leave_at && sessions.len() > left {
+            let session = (controls.len() - sessions.len()) as u64 + 1;
+            sessions.handle(ToWorker::Close { session }, vec![], &clock, &mut api).expect("the device is well");
         }
         match sessions.next(now.get()) {
             Next::Tick(session) => sessions.tick(session, &clock, &mut api).expect("the device is well"),
@@ -141,11 +173,7 @@ fn play(lanes: usize, seat: Duration, count: usize, rate: Option<f64>, span: Dur
         }
         sessions.report(now.get(), &mut api);
     }
-    let stats = api.sent.into_iter().filter_map(|m| match m {
-        FromWorker::Stats(stats) => Some(stats),
-        _ => None,
-    });
-    stats.collect()
+    api.sent
 }
 
 /// Share of the deadlines that were missed, and frames a second, after the first two seconds.
@@ -203,4 +231,86 @@ fn beyond_the_capacity_steps_go_first_and_then_the_rate() {
     let (rate, missed) = levels(2.0);
     assert_eq!(rate, ["none", "steps", "steps and rate"]);
     assert!(missed < 0.01, "with half the rate {missed} are missed");
+}
+
+/// Sessions in the order in which they changed their size, with the new width.
+fn changes(said: &[FromWorker]) -> Vec<(SessionNumber, u32)> {
+    let mut widths = BTreeMap::new();
+    let mut changes = Vec::new();
+    for message in said {
+        let FromWorker::Quality { session, quality } = message else { continue };
+        if widths.insert(*session, quality.width).is_some_and(|before| before != quality.width) {
+            changes.push((*session, quality.width));
+        }
+    }
+    changes
+}
+
+#[test]
+fn what_steps_and_rate_cannot_cure_sizes_do_one_session_after_the_other() {
+    let seat = Duration::from_micros(1500);
+    let (rate, capacity) = (frames_a_second(seat), frames_a_second(seat) / f64::from(FPS));
+    let count = (4.0 * capacity) as usize;
+    let span = 60_000 * MS;
+    let said = crowd(1, seat, (count, count, span), Some(20.0 * rate), span);
+    let stats: Vec<&WorkerStats> =
+        said.iter().filter_map(|m| if let FromWorker::Stats(stats) = m { Some(stats) } else { None }).collect();
+    let mut levels: Vec<&str> = stats.iter().map(|s| s.degraded.as_str()).collect();
+    levels.dedup();
+    assert_eq!(levels, ["none", "steps", "steps and rate", "steps, rate and size"]);
+    let late = &stats[stats.len() - 20..];
+    let sum = |f: fn(&WorkerStats) -> u64| late.iter().map(|s| f(s)).sum::<u64>() as f64;
+    let missed = sum(|s| s.deadlines_missed) / sum(|s| s.deadlines);
+    assert!(missed < 0.01, "with smaller sizes {missed} are missed");
+
+    let changes = changes(&said);
+    let mut widths = BTreeMap::new();
+    let falls = |(session, width)| widths.insert(session, width).is_none_or(|before| before > width);
+    assert!(!changes.is_empty() && changes.iter().copied().all(falls), "nothing comes back: {changes:?}");
+    let lost: Vec<SessionNumber> = changes.iter().map(|(session, _)| *session).collect();
+    let newest: Vec<SessionNumber> = (1..=count as u64).rev().take(lost.len()).collect();
+    let mut first: Vec<SessionNumber> = Vec::new();
+    lost.iter().for_each(|session| {
+        if !first.contains(session) {
+            first.push(*session)
+        }
+    });
+    first.sort_unstable_by(|a, b| b.cmp(a));
+    assert_eq!(first, newest[..first.len()], "all need the same, so who came last goes first");
+    let last = stats.last().expect("a report");
+    assert_eq!(last.smaller as usize, first.len());
+}
+
+#[test]
+fn sizes_come_back_in_reverse_order_when_there_is_room_and_do_not_flap() {
+    let seat = Duration::from_micros(1500);
+    let (rate, capacity) = (frames_a_second(seat), frames_a_second(seat) / f64::from(FPS));
+    let count = (4.0 * capacity) as usize;
+    let (leave_at, span) = (60_000 * MS, 180_000 * MS);
+    let left = (0.6 * capacity) as usize;
+    let said = crowd(1, seat, (count, left, leave_at), Some(20.0 * rate), span);
+    let last = said.iter().rev().find_map(|m| if let FromWorker::Stats(stats) = m { Some(stats) } else { None });
+    let last = last.expect("a report");
+    assert_eq!((last.degraded.as_str(), last.smaller), ("none", 0), "{last:?}");
+    assert!(last.deadlines_missed * 100 <= last.deadlines, "{last:?}");
+    let stayed: Vec<(SessionNumber, u32)> =
+        changes(&said).into_iter().filter(|(session, _)| *session > (count - left) as u64).collect();
+    // Who lost a size last was the oldest session: it is the first one that gets it back.
+    let mut widths = BTreeMap::new();
+    let mut back: BTreeMap<u32, Vec<SessionNumber>> = BTreeMap::new();
+    for &(session, width) in &stayed {
+        if widths.insert(session, width).is_some_and(|before| before < width) {
+            back.entry(width).or_default().push(session);
+        }
+    }
+    assert!(!back.is_empty() && back.values().all(|order| order.is_sorted()), "{back:?}");
+    // Of those who stayed: everything is lost before anything comes back, and it comes back the other way round.
+    for session in (count - left) as u64 + 1..=count as u64 {
+        let widths: Vec<u32> = stayed.iter().filter(|(s, _)| *s == session).map(|(_, width)| *width).collect();
+        let turn = widths.windows(2).position(|pair| pair[0] < pair[1]).map_or(widths.len(), |at| at + 1);
+        let falls = widths[..turn].windows(2).all(|pair| pair[0] > pair[1]);
+        let rises = widths[turn..].windows(2).all(|pair| pair[0] < pair[1]);
+        assert!(falls && rises, "session {session} went {widths:?}");
+        assert!(widths.last().is_none_or(|width| *width == SIZE_PX.0), "session {session} went {widths:?}");
+    }
 }

@@ -53,6 +53,8 @@ pub struct Facts {
     pub vocabulary: Vocabulary,
     /// Interactive sessions at once.
     pub real_time_max: usize,
+    /// Pixels of the smallest pictures that the model was trained on.
+    pub trained_px_min: u32,
     /// Floating-point operations a second that the device does in runs of several sessions, as measured at the start.
     /// `None`: the device is not one for many, sessions share it as well as they can.
     pub rate: Option<f64>,
@@ -102,6 +104,9 @@ pub trait Engine {
 
     /// Latents of pictures (RGB, three bytes a pixel, of the session's size) that a session continues.
     fn encode(&mut self, request: &OpenSession, pictures: &[&[u8]]) -> Result<Vec<Vec<f32>>, Fault>;
+
+    /// Pictures (RGB, three bytes a pixel, of `size_px`) of latents that follow one another, oldest first.
+    fn decode(&mut self, size_px: (u32, u32), latents: &[&[f32]]) -> Result<Vec<Vec<u8>>, Fault>;
 
     /// Gives the picture of the video prompt that leads the next frame: RGB, three bytes a pixel, of the session's
     /// size.

@@ -1,10 +1,14 @@
 //! How much a device can do, who is let in, and what is given up when it is too much: policy only.
 //!
 //! Work is counted in floating-point operations, which a plan knows before it has run. The rate is measured when the
-//! worker starts and corrected by what a busy device did, a window at a time. Degradation has a stated order, for all
-//! interactive sessions alike: first fewer denoising steps, then half the rate. The size of a running session never
-//! changes, as its ring has it: whoever asks for a size that does not fit any more is refused, and told by how much and
-//! what would fit.
+//! worker starts and corrected by what a busy device did, a window at a time. Degradation has a stated order: first
+//! fewer denoising steps and then half the rate, for all interactive sessions alike, then size, session by session in
+//! the order of [`super::sizes`]. Everything comes back in reverse. Whoever asks for a size that does not fit any more
+//! is refused, and told by how much and what would fit.
+//!
+//! Sizes go by what was measured, not by what was computed: of the work of a moment that missed its deadlines as much
+//! goes as was not done in time, and some comes back if the device would stay at [`COMFORT`] as busy as it was. What
+//! comes back and is lost again soon waits twice as long the next time.
 //!
 //! Times are durations since any fixed moment, the same for all calls.
 
@@ -20,6 +24,12 @@ const MISSED_MAX: f64 = 0.02;
 const LATE_WINDOWS: u32 = 2;
 /// A level is kept for this long at least: what a session was opened with anew should pay.
 const HOLD: Duration = Duration::from_secs(5);
+/// So much more work at the most comes back with the sizes of one moment, but one session's in any case.
+const GROWTH_MAX: f64 = 1.25;
+/// Sizes that are lost this soon after some came back came back too early.
+const RELAPSE: Duration = Duration::from_secs(30);
+/// Longest time from a loss of size until some of it comes back.
+const PATIENCE_MAX: Duration = Duration::from_secs(80);
 /// Weight of the newest window in the measured rate.
 const NEWEST: f64 = 0.25;
 
@@ -32,6 +42,8 @@ pub enum Level {
     Steps,
     /// Half the frames a second, besides.
     Rate,
+    /// Some of them have a smaller size, besides.
+    Size,
 }
 
 impl Level {
@@ -41,20 +53,13 @@ impl Level {
             Level::Full => "none",
             Level::Steps => "steps",
             Level::Rate => "steps and rate",
+            Level::Size => "steps, rate and size",
         }
     }
 
     /// Periods that go by from frame to frame.
     pub fn periods(self) -> u32 {
-        if self == Level::Rate { 2 } else { 1 }
-    }
-
-    fn worse(self) -> Level {
-        if self == Level::Full { Level::Steps } else { Level::Rate }
-    }
-
-    fn better(self) -> Level {
-        if self == Level::Rate { Level::Steps } else { Level::Full }
+        if self >= Level::Rate { 2 } else { 1 }
     }
 }
 
@@ -65,6 +70,8 @@ pub struct Demand {
     pub full: f64,
     /// With the fewest steps.
     pub fewest_steps: f64,
+    /// With the fewest steps and the sizes that they have now.
+    pub smaller: f64,
 }
 
 impl Demand {
@@ -73,12 +80,38 @@ impl Demand {
             Level::Full => self.full,
             Level::Steps => self.fewest_steps,
             Level::Rate => self.fewest_steps / 2.0,
+            Level::Size => self.smaller / 2.0,
         }
     }
 
     pub fn plus(self, other: Demand) -> Demand {
-        Demand { full: self.full + other.full, fewest_steps: self.fewest_steps + other.fewest_steps }
+        Demand {
+            full: self.full + other.full,
+            fewest_steps: self.fewest_steps + other.fewest_steps,
+            smaller: self.smaller + other.smaller,
+        }
     }
+}
+
+/// What was seen in a window.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Seen {
+    pub missed: u64,
+    pub due: u64,
+    /// Share of the time that the device was at work for interactive sessions.
+    pub busy: f64,
+}
+
+/// What is to be done about a window.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Verdict {
+    /// All interactive sessions go to this level.
+    Level(Level),
+    /// Sessions lose size until this share of the work is left, one of them at least.
+    Shrink(f64),
+    /// Sizes come back as long as the work is no more than `most` times what it is; beyond the first one, no more than
+    /// `more` times.
+    Grow { most: f64, more: f64 },
 }
 
 /// The load of one device.
@@ -90,12 +123,16 @@ pub struct Load {
     changed: Duration,
     /// Windows in a row with too many missed deadlines.
     late: u32,
+    /// When sizes came back last, and how long they stay lost at least.
+    grown: Option<Duration>,
+    patience: Duration,
 }
 
 impl Load {
     /// `rate`: as measured at the start, in operations a second.
     pub fn new(rate: f64) -> Load {
-        Load { rate: rate.max(1.0), level: Level::Full, changed: Duration::ZERO, late: 0 }
+        let (changed, late) = (Duration::ZERO, 0);
+        Load { rate: rate.max(1.0), level: Level::Full, changed, late, grown: None, patience: HOLD }
     }
 
     pub fn level(&self) -> Level {
@@ -108,10 +145,10 @@ impl Load {
     }
 
     /// Runs of `work` operations took `time`, those that overlapped together. Those of an idle device are not told: a
-    /// small batch says little about what a large one would do.
+    /// small batch says little about what a large one would do, nor do small pictures about large ones.
     pub fn measured(&mut self, work: f64, time: Duration) {
         let seconds = time.as_secs_f64();
-        if work > 0.0 && seconds > 0.0 {
+        if work > 0.0 && seconds > 0.0 && self.level < Level::Size {
             self.rate += NEWEST * (work / seconds - self.rate);
         }
     }
@@ -135,27 +172,61 @@ impl Load {
         ))
     }
 
-    /// Looks at a window in which `missed` of `due` deadlines were missed. Returns the level from now on if it is
-    /// another one.
-    pub fn review(&mut self, now: Duration, (missed, due): (u64, u64), demand: Demand) -> Option<Level> {
-        let late = due > 0 && missed as f64 > MISSED_MAX * due as f64;
+    /// Looks at a window. Returns what is to be done, if anything is.
+    pub fn review(&mut self, now: Duration, seen: Seen, demand: Demand) -> Option<Verdict> {
+        let late = seen.due > 0 && seen.missed as f64 > MISSED_MAX * seen.due as f64;
         self.late = if late { self.late + 1 } else { 0 };
-        if now.saturating_sub(self.changed) < HOLD && self.changed > Duration::ZERO {
+        let since = now.saturating_sub(self.changed);
+        if since < HOLD && self.changed > Duration::ZERO || late && self.late < LATE_WINDOWS {
             return None;
         }
-        let better = self.level.better();
-        let next = match late {
-            true if self.late < LATE_WINDOWS => self.level,
-            true => self.level.worse(),
-            false if self.share(demand.at(better)) <= COMFORT => better,
-            false => self.level,
+        let verdict = match (late, self.level) {
+            (true, Level::Full) => Verdict::Level(Level::Steps),
+            (true, Level::Steps) => Verdict::Level(Level::Rate),
+            (true, _) => return Some(Verdict::Shrink(CAPACITY * (1.0 - seen.missed as f64 / seen.due as f64))),
+            (false, Level::Size) => return (since >= self.patience).then(|| growth(seen.busy)),
+            (false, Level::Rate) if self.share(demand.at(Level::Steps)) <= COMFORT => Verdict::Level(Level::Steps),
+            (false, Level::Steps) if self.share(demand.at(Level::Full)) <= COMFORT => Verdict::Level(Level::Full),
+            (false, _) => return None,
         };
-        if next == self.level {
-            return None;
+        if let Verdict::Level(level) = verdict {
+            (self.level, self.changed, self.late) = (level, now, 0);
         }
-        (self.level, self.changed, self.late) = (next, now, 0);
-        Some(next)
+        Some(verdict)
     }
+
+    /// Sessions are on their way to other sizes: what windows show of that moment says nothing.
+    pub fn unsettled(&mut self, now: Duration) {
+        (self.changed, self.late) = (now, 0);
+    }
+
+    /// Some sessions are told to lose size.
+    pub fn shrunk(&mut self, now: Duration) {
+        let relapsed = self.grown.take().is_some_and(|at| now.saturating_sub(at) < RELAPSE);
+        self.patience = if relapsed { (2 * self.patience).min(PATIENCE_MAX) } else { HOLD };
+        self.unsettled(now);
+    }
+
+    /// Some sessions are told to take size back.
+    pub fn grown(&mut self, now: Duration) {
+        self.grown = Some(now);
+        self.unsettled(now);
+    }
+
+    /// Whether any session has a smaller size than it asked for.
+    pub fn smaller(&mut self, any: bool) {
+        match (any, self.level) {
+            (true, _) => self.level = Level::Size,
+            (false, Level::Size) => self.level = Level::Rate,
+            _ => {}
+        }
+    }
+}
+
+/// How much may come back to a device that was so busy.
+fn growth(busy: f64) -> Verdict {
+    let most = COMFORT / busy.max(f64::EPSILON);
+    Verdict::Grow { most, more: most.min(GROWTH_MAX) }
 }
 
 #[cfg(test)]
@@ -164,8 +235,16 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
+    fn missed(missed: u64) -> Seen {
+        Seen { missed, due: 100, busy: 1.0 }
+    }
+
+    fn to(level: Level) -> Option<Verdict> {
+        Some(Verdict::Level(level))
+    }
+
     fn demand(sessions: f64) -> Demand {
-        Demand { full: 10.0 * sessions, fewest_steps: 6.0 * sessions }
+        Demand { full: 10.0 * sessions, fewest_steps: 6.0 * sessions, smaller: 6.0 * sessions }
     }
 
     #[test]
@@ -188,14 +267,14 @@ mod tests {
         let mut load = Load::new(100.0);
         let mut now = SECOND;
         let mut levels = Vec::new();
-        for (missed, sessions) in [(30, 20.0), (30, 20.0), (30, 20.0), (0, 11.0), (0, 7.0), (0, 7.0)] {
+        for (late, sessions) in [(30, 20.0), (30, 20.0), (0, 11.0), (0, 7.0), (0, 7.0)] {
             now += HOLD;
-            if missed > 0 {
-                load.review(now - SECOND, (missed, 100), demand(sessions));
+            if late > 0 {
+                load.review(now - SECOND, missed(late), demand(sessions));
             }
-            levels.push(load.review(now, (missed, 100), demand(sessions)));
+            levels.push(load.review(now, missed(late), demand(sessions)));
         }
-        let expected = [Some(Level::Steps), Some(Level::Rate), None, Some(Level::Steps), Some(Level::Full), None];
+        let expected = [to(Level::Steps), to(Level::Rate), to(Level::Steps), to(Level::Full), None];
         assert_eq!(levels, expected);
         assert_eq!(Level::Rate.periods(), 2);
     }
@@ -203,20 +282,75 @@ mod tests {
     #[test]
     fn a_level_is_held_for_a_while() {
         let mut load = Load::new(100.0);
-        assert_eq!(load.review(SECOND, (50, 100), demand(20.0)), None, "one window may be an accident");
-        assert_eq!(load.review(SECOND, (0, 100), demand(20.0)), None);
-        assert_eq!(load.review(SECOND, (50, 100), demand(20.0)), None);
-        assert_eq!(load.review(SECOND, (50, 100), demand(20.0)), Some(Level::Steps));
-        assert_eq!(load.review(2 * SECOND, (50, 100), demand(20.0)), None);
-        assert_eq!(load.review(2 * SECOND, (0, 100), demand(1.0)), None);
-        assert_eq!(load.review(SECOND + HOLD, (0, 100), demand(1.0)), Some(Level::Full));
+        assert_eq!(load.review(SECOND, missed(50), demand(20.0)), None, "one window may be an accident");
+        assert_eq!(load.review(SECOND, missed(0), demand(20.0)), None);
+        assert_eq!(load.review(SECOND, missed(50), demand(20.0)), None);
+        assert_eq!(load.review(SECOND, missed(50), demand(20.0)), to(Level::Steps));
+        assert_eq!(load.review(2 * SECOND, missed(50), demand(20.0)), None);
+        assert_eq!(load.review(2 * SECOND, missed(0), demand(1.0)), None);
+        assert_eq!(load.review(SECOND + HOLD, missed(0), demand(1.0)), to(Level::Full));
+    }
+
+    /// A load that has given up steps and rate, and the moment.
+    fn at_half_the_rate() -> (Load, Duration) {
+        let (mut load, mut now) = (Load::new(100.0), SECOND);
+        for _ in 0..2 {
+            now += HOLD;
+            load.review(now - SECOND, missed(50), demand(99.0));
+            load.review(now, missed(50), demand(99.0));
+        }
+        assert_eq!(load.level(), Level::Rate);
+        (load, now)
+    }
+
+    #[test]
+    fn after_the_rate_as_much_work_goes_as_was_not_done_in_time() {
+        let (mut load, mut now) = at_half_the_rate();
+        assert_eq!(load.review(now + SECOND, missed(40), demand(99.0)), None, "held");
+        now += HOLD;
+        let Some(Verdict::Shrink(keep)) = load.review(now, missed(40), demand(99.0)) else { panic!("late windows") };
+        assert!((keep - 0.54).abs() < 1e-9, "60 % was done in time, 90 % of that may stay: {keep}");
+        assert_eq!(load.level(), Level::Rate, "no session has lost size yet");
+        load.shrunk(now);
+        load.smaller(true);
+        assert_eq!((load.level(), load.level().periods()), (Level::Size, 2));
+        // It rests while the sessions change, and for a while after that.
+        load.unsettled(now + 3 * SECOND);
+        assert_eq!(load.review(now + HOLD, missed(40), demand(99.0)), None);
+        load.smaller(false);
+        assert_eq!(load.level(), Level::Rate, "all of them are as large as they asked to be");
+    }
+
+    #[test]
+    fn sizes_come_back_as_far_as_the_device_was_idle_and_wait_longer_after_a_relapse() {
+        let (mut load, mut now) = at_half_the_rate();
+        load.shrunk(now);
+        load.smaller(true);
+        let calm = |busy: f64| Seen { busy, ..missed(0) };
+        now += HOLD;
+        let Some(Verdict::Grow { most, more }) = load.review(now, calm(0.5), demand(9.0)) else { panic!("it is idle") };
+        assert!((most - 1.5).abs() < 1e-9 && more == GROWTH_MAX, "{most} {more}");
+        let Some(Verdict::Grow { most, .. }) = load.review(now, calm(0.9), demand(9.0)) else { panic!("as much") };
+        assert!(most < 1.0, "a busy device gives nothing back: {most}");
+        let mut waits = Vec::new();
+        for _ in 0..6 {
+            load.grown(now);
+            now += RELAPSE / 2;
+            load.shrunk(now);
+            let wait = (1..).find(|s| load.review(now + *s * SECOND, calm(0.5), demand(9.0)).is_some());
+            waits.push(wait.expect("it comes back"));
+            now += PATIENCE_MAX;
+        }
+        assert_eq!(waits, [10, 20, 40, 80, 80, 80]);
+        load.shrunk(now + RELAPSE);
+        assert!(load.review(now + RELAPSE + HOLD, calm(0.5), demand(9.0)).is_some(), "long after that it is forgotten");
     }
 
     #[test]
     fn few_missed_deadlines_change_nothing() {
         let mut load = Load::new(100.0);
-        assert_eq!(load.review(10 * SECOND, (2, 100), demand(9.0)), None);
-        assert_eq!(load.review(10 * SECOND, (0, 0), demand(0.0)), None);
+        assert_eq!(load.review(10 * SECOND, missed(2), demand(9.0)), None);
+        assert_eq!(load.review(10 * SECOND, Seen::default(), demand(0.0)), None);
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub mod schedule;
 mod serve;
 pub mod session;
 pub mod sessions;
+pub mod sizes;
 mod start;
 pub mod stats;
 

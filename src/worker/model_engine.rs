@@ -92,6 +92,14 @@ impl Engine for model::Engine {
         Ok(self.encode(pictures, request.width, request.height)?)
     }
 
+    fn decode(&mut self, (width, height): (u32, u32), latents: &[&[f32]]) -> Result<Vec<Vec<u8>>, Fault> {
+        let rgb = |frame: &Vec<u8>| {
+            let picture = model::video_prompt::Picture::from_i420(width as usize, height as usize, frame)?;
+            Ok(picture.rgb().to_vec())
+        };
+        self.decode(latents, width, height)?.iter().map(rgb).collect()
+    }
+
     fn lead(&mut self, session: &mut Session, kind: &str, picture: &[u8]) -> Result<(), Fault> {
         Ok(self.lead(session, kind, picture)?)
     }

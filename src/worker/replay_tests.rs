@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::frame::PicturesWriter;
-use crate::frame::pictures::picture_bytes;
 
 fn instruct(bench: &mut Bench, seq: u32, text: &str) {
     let (environment, instruction) = (Environment::default(), Some(text.to_string()));

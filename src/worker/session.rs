@@ -1,13 +1,18 @@
 //! One session of a worker: its value, its ring, its controls, and one tick of it.
 
+mod change;
 mod turn;
 
 use std::os::fd::OwnedFd;
 
+pub use change::Shape;
+
 use super::engine::{Engine, Facts, Fault, SharedNumber, chain};
 use crate::frame::trace::{self, Change, Script, Trace};
-use crate::frame::{About, ControlReader, FrameRing, History, Pictures, RingError, RingReader, Snapshot, TapCounts};
-use crate::proto::api::{Control, GenerateRequest};
+use crate::frame::{
+    About, ControlReader, FrameRing, History, Pictures, RingError, RingReader, Snapshot, TapCounts, i420_bytes,
+};
+use crate::proto::api::{Control, GenerateRequest, Quality};
 use crate::proto::keys::Keys;
 use crate::proto::limits;
 use crate::proto::link::{Environment, OpenSession};
@@ -35,6 +40,7 @@ pub struct Scratch {
 
 /// A session and everything that its next frame depends on.
 pub struct Live<S> {
+    /// With the steps and the size of now.
     request: OpenSession,
     inner: S,
     ring: FrameRing,
@@ -60,10 +66,15 @@ pub struct Live<S> {
     /// The next snapshot's words and numbers; the texts in it are those that the session reflects now.
     about: About,
     snapshot_in: u32,
-    /// Denoising steps that were asked for, and those that there are from the next frame on. `request` has those of
-    /// now.
-    asked_steps: u32,
-    next_steps: u32,
+    /// Denoising steps and size that were asked for, and those that there are from the next change on.
+    asked: change::Shape,
+    next: change::Shape,
+    /// Why its size cannot change.
+    size_fixed: Option<String>,
+    /// What the api knows.
+    told: Quality,
+    /// Values of the largest latent that a snapshot in the ring has room for.
+    latent_max: usize,
     /// Frames are marked as degraded.
     degraded: bool,
     /// The ring, if the engine writes there by itself, and where it does for the frame that is being made.
@@ -184,7 +195,8 @@ impl Start {
     /// Latents to begin with, oldest first.
     fn history<E: Engine>(&self, engine: &mut E, request: &OpenSession) -> Result<Vec<(Vec<f32>, Keys)>, Fault> {
         if let Some(snapshot) = &self.snapshot {
-            return Ok(snapshot.history.clone());
+            // While its device had too much to do, a session may have had a smaller size.
+            return change::resized(engine, request, snapshot.size_px, snapshot.history.clone());
         }
         let Some(pictures) = &self.pictures else { return Ok(Vec::new()) };
         let kept = limits::SNAPSHOT_FRAMES_MAX as u32;
@@ -315,7 +327,8 @@ impl<S> Live<S> {
         start: Start,
         facts: &Facts,
     ) -> Live<S> {
-        let mut history = History::new(engine.latent(&opened.inner).len());
+        let latent_max = engine.latent(&opened.inner).len();
+        let mut history = History::new(latent_max, (request.width, request.height));
         opened.history.iter().for_each(|(latent, keys)| history.push(latent, *keys));
         let mut trace = Trace::new();
         let (mut seen, mut keys) = (TapCounts::default(), Keys::NONE);
@@ -358,8 +371,11 @@ impl<S> Live<S> {
             trace,
             about: about(&request, opened.text, facts),
             snapshot_in: SNAPSHOT_TICKS,
-            asked_steps: request.steps,
-            next_steps: request.steps,
+            asked: change::Shape::of(&request),
+            next: change::Shape::of(&request),
+            size_fixed: None,
+            told: Quality::default(),
+            latent_max,
             degraded: false,
             shared: opened.shared,
             in_place: None,
@@ -376,9 +392,9 @@ impl<S> Live<S> {
         self.tick
     }
 
-    /// Bytes of one picture.
+    /// Bytes of one picture of the size of now; never more than of the size that was asked for.
     pub fn frame_bytes(&self) -> usize {
-        self.ring.geometry().frame_bytes()
+        i420_bytes(self.request.width, self.request.height)
     }
 
     /// True if the next tick would reflect a control that no frame has reflected.

@@ -3,16 +3,18 @@
 //! Nothing here knows of threads or sockets: messages come in as values, answers go out through [`Outbox`], and time is
 //! a parameter. An error of one session ends that session; an error of the device ends the process.
 
+mod quality;
 mod runs;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use super::engine::{Engine, Facts, Fault, chain};
-use super::load::{Demand, Level, Load};
+use super::load::{Demand, Load, Seen};
 use super::schedule::{Next, Pace, Schedule, Watch};
 use super::session::{Instruction, Live, Scratch, check_instruction};
+use super::sizes::Sizes;
 use super::stats::{Meter, Window};
 use crate::proto::limits;
 use crate::proto::link::{FromWorker, OpenSession, SessionNumber, ToWorker};
@@ -36,13 +38,18 @@ pub struct Sessions<E: Engine> {
     schedule: Schedule,
     /// `None`: sessions share the device as well as they can.
     load: Option<Load>,
+    /// Who has lost size, and who is to have another one now, in this order.
+    sizes: Sizes,
+    orders: VecDeque<(SessionNumber, (u32, u32))>,
+    /// It was said that there is no size left to lose.
+    at_the_end: bool,
     scratch: Scratch,
     /// Runs on their way, at most one for each lane of the engine, and room for the next ones.
     flights: Vec<runs::Flight<E::Flight>>,
     rooms: Vec<runs::Room>,
     /// When the last run landed.
     landed_at: Duration,
-    /// No session is opened anew for another number of steps before this moment.
+    /// No session is opened anew for other steps or another size before this moment.
     reopen_from: Duration,
     meter: Meter,
 }
@@ -67,6 +74,9 @@ impl<E: Engine> Sessions<E> {
             live: BTreeMap::new(),
             schedule: Schedule::new(),
             load: facts.rate.map(Load::new),
+            sizes: Sizes::default(),
+            orders: VecDeque::new(),
+            at_the_end: false,
             facts,
             scratch: Scratch::default(),
             flights: Vec::new(),
@@ -170,75 +180,8 @@ impl<E: Engine> Sessions<E> {
         self.rooms.iter_mut().for_each(|room| room.grow(bytes));
         self.live.insert(session, live);
         out.send(FromWorker::Opened { session }, Some(ring.as_fd()));
+        self.tell_qualities(out);
         Ok(self.pace_of(session))
-    }
-
-    /// Lets a session in if the device can do what all of them ask for.
-    fn admit(&mut self, request: &OpenSession) -> Result<(), Fault> {
-        if self.load.is_none() {
-            return Ok(());
-        }
-        let size = (request.width, request.height);
-        let (open, new) = (self.demand(), self.demand_of(size, request.fps, request.steps));
-        let Some(Err(message)) = self.load.as_ref().map(|load| load.admit(open, new)) else { return Ok(()) };
-        // Its size is what a newcomer can give up: those who play keep theirs.
-        for part in [2, 4] {
-            let smaller = ((size.0 / part) & !1, (size.1 / part) & !1);
-            if !limits::WIDTH_PX.contains(&smaller.0) || !limits::HEIGHT_PX.contains(&smaller.1) {
-                break;
-            }
-            let new = self.demand_of(smaller, request.fps, request.steps);
-            if self.load.as_ref().is_some_and(|load| load.admit(open, new).is_ok()) {
-                let message = format!("{message}; {} x {} pixels would fit", smaller.0, smaller.1);
-                return Err(Fault::session("worker_full", message));
-            }
-        }
-        Err(Fault::session("worker_full", message))
-    }
-
-    /// The fewest steps of the model.
-    fn steps_min(&self) -> u32 {
-        self.facts.vocabulary.steps.iter().copied().min().unwrap_or(1)
-    }
-
-    fn demand_of(&mut self, size_px: (u32, u32), fps: u32, steps: u32) -> Demand {
-        let fewest = steps.min(self.steps_min());
-        let mut at = |steps| self.engine.flops(size_px, steps) * f64::from(fps);
-        Demand { full: at(steps), fewest_steps: at(fewest) }
-    }
-
-    /// What all interactive sessions ask for.
-    fn demand(&mut self) -> Demand {
-        let played = self.live.values().filter(|live| live.request().frames.is_none());
-        let asked = |live: &Live<E::Session>| {
-            let OpenSession { width, height, fps, .. } = live.request();
-            ((*width, *height), *fps, live.asked_steps())
-        };
-        let all: Vec<_> = played.map(asked).collect();
-        all.into_iter().fold(Demand::default(), |sum, (size, fps, steps)| sum.plus(self.demand_of(size, fps, steps)))
-    }
-
-    /// Tells an interactive session what is given up at the moment.
-    fn degrade(&self, live: &mut Live<E::Session>) {
-        let level = self.load.as_ref().map_or(Level::Full, Load::level);
-        if live.request().frames.is_none() {
-            let steps = if level == Level::Full { u32::MAX } else { self.steps_min() };
-            live.degrade(level > Level::Full, steps);
-        }
-    }
-
-    /// Looks whether the device keeps up, and gives something up or takes it back.
-    fn review(&mut self, now: Duration, deadlines: (u64, u64)) {
-        if self.load.is_none() {
-            return;
-        }
-        let demand = self.demand();
-        let Some(level) = self.load.as_mut().and_then(|load| load.review(now, deadlines, demand)) else { return };
-        log::info!("degraded: {}; {} of {} deadlines were missed", level.name(), deadlines.0, deadlines.1);
-        self.schedule.slow_down(level.periods());
-        let mut live = std::mem::take(&mut self.live);
-        live.values_mut().for_each(|live| self.degrade(live));
-        self.live = live;
     }
 
     fn pace_of(&self, session: SessionNumber) -> Pace {
@@ -264,6 +207,8 @@ impl<E: Engine> Sessions<E> {
     /// Closes a session with a last snapshot in its ring, which its reader keeps. Returns its number of frames.
     fn close(&mut self, session: SessionNumber) -> Option<u64> {
         self.schedule.close(session);
+        self.sizes.forget(session);
+        self.orders.retain(|(ordered, _)| *ordered != session);
         let mut live = self.live.remove(&session)?;
         live.snapshot(&mut self.scratch.snapshot);
         let frames = live.frames();
@@ -329,22 +274,24 @@ impl<E: Engine> Sessions<E> {
 
     /// Sends statistics if a window is over.
     pub fn report(&mut self, now: Duration, out: &mut impl Outbox) {
-        let Some(Window { mut stats, runs }) = self.meter.report(now) else { return };
+        let Some(Window { mut stats, runs, played }) = self.meter.report(now) else { return };
         if let Some(load) = &mut self.load
             && stats.busy >= BUSY
             && runs.frames >= runs.count * self.engine.batch_max() as u64 / 2
         {
             load.measured(runs.work, runs.time);
         }
-        self.review(now, (stats.deadlines_missed, stats.deadlines));
+        self.review(now, Seen { missed: stats.deadlines_missed, due: stats.deadlines, busy: played });
         let demand = if self.load.is_some() { self.demand() } else { Demand::default() };
         if let Some(load) = &self.load {
             stats.load = load.share(demand.at(load.level()));
             stats.degraded = load.level().name().to_string();
         }
+        stats.smaller = self.sizes.sessions() as u32;
         stats.sessions = self.live.len() as u32;
         stats.state_bytes = self.live.values().map(|live| self.engine.state_bytes(live.request())).sum();
         stats.device_bytes = self.engine.taken_bytes();
+        self.tell_qualities(out);
         out.send(FromWorker::Stats(stats), None);
     }
 }

@@ -2,8 +2,9 @@ use std::cell::Cell;
 
 use super::super::engine::{Part, Picture, SharedNumber};
 use super::*;
+use crate::frame::pictures::picture_bytes;
 use crate::frame::trace::{self, Change};
-use crate::frame::{ControlWriter, FrameMeta, RingReader, Snapshot};
+use crate::frame::{ControlWriter, FrameMeta, RingReader, Snapshot, i420_bytes};
 use crate::proto::api::Vocabulary;
 use crate::proto::keys::Keys;
 use crate::proto::link::Environment;
@@ -23,6 +24,10 @@ struct Arithmetic {
     /// Most sessions of a run (0: one), and the sizes of the runs so far.
     batch: usize,
     runs: Vec<usize>,
+    /// The only sizes that it can have; `None`: any.
+    sizes: Option<Vec<(u32, u32)>>,
+    /// Bytes of the newest picture of a video prompt.
+    led: usize,
     /// Frames go straight into the rings.
     shares: bool,
     shared: BTreeMap<SharedNumber, std::sync::Arc<SharedMemory>>,
@@ -31,6 +36,7 @@ struct Arithmetic {
 struct Sum {
     seed: u64,
     steps: u32,
+    size: (u32, u32),
     latent: Vec<f32>,
     text: String,
 }
@@ -40,6 +46,9 @@ impl Engine for Arithmetic {
     type Flight = ();
 
     fn open(&mut self, request: &OpenSession) -> Result<Sum, Fault> {
+        if self.sizes.as_ref().is_some_and(|sizes| !sizes.contains(&(request.width, request.height))) {
+            return Err(Fault::session("engine", "there is no plan for this size"));
+        }
         if request.prompt.contains("too many tokens") {
             return Err(Fault::session("prompt_too_long", "the prompt has 99 tokens, allowed: 40"));
         }
@@ -47,6 +56,7 @@ impl Engine for Arithmetic {
         Ok(Sum {
             seed: request.seed,
             steps: request.steps,
+            size: (request.width, request.height),
             latent: vec![request.seed as f32; LATENT],
             text: String::new(),
         })
@@ -75,7 +85,13 @@ impl Engine for Arithmetic {
         Ok(pictures.iter().map(|p| vec![f32::from(p[0]); LATENT]).collect())
     }
 
+    fn decode(&mut self, size_px: (u32, u32), latents: &[&[f32]]) -> Result<Vec<Vec<u8>>, Fault> {
+        let rgb = |latent: &&[f32]| vec![latent[0] as u8; picture_bytes(size_px.0, size_px.1)];
+        Ok(latents.iter().map(rgb).collect())
+    }
+
     fn lead(&mut self, s: &mut Sum, kind: &str, picture: &[u8]) -> Result<(), Fault> {
+        self.led = picture.len();
         s.latent[0] += f32::from(picture[0]) + kind.len() as f32;
         Ok(())
     }
@@ -85,7 +101,7 @@ impl Engine for Arithmetic {
     }
 
     fn go_together(&self, a: &Sum, b: &Sum) -> bool {
-        a.steps == b.steps
+        (a.steps, a.size) == (b.steps, b.size)
     }
 
     fn begin(&mut self, parts: Vec<Part<'_, Sum>>) -> Result<(), Fault> {
@@ -94,7 +110,8 @@ impl Engine for Arithmetic {
             Picture::Bytes(picture) => self.frame(part.session, part.keys, picture),
             Picture::Shared(number, offset) => {
                 let memory = std::sync::Arc::clone(&self.shared[&number]);
-                let mut picture = vec![0; 64 * 64 * 3 / 2];
+                let (width, height) = part.session.size;
+                let mut picture = vec![0; i420_bytes(width, height)];
                 self.frame(part.session, part.keys, &mut picture)?;
                 memory.write(offset, &picture);
                 Ok(())
@@ -213,6 +230,7 @@ fn facts() -> Facts {
             prompt_tokens_max: 40,
         },
         real_time_max: 3,
+        trained_px_min: 0,
         rate: None,
     }
 }
@@ -227,6 +245,8 @@ mod batch;
 mod crowd;
 #[path = "replay_tests.rs"]
 mod replay;
+#[path = "size_tests.rs"]
+mod size;
 
 /// A worker's sessions with an api and a clock that a test moves.
 struct Bench {
@@ -328,7 +348,7 @@ fn keys_act_on_the_next_frame_and_are_traced() {
     let before = bench.api.frames(1).len() as u64;
     bench.run(Duration::from_millis(90)).expect("the device is well");
     let (meta, _) = read(&viewer, before);
-    assert_eq!(meta, FrameMeta { tick: before, time_us: before * 40_000, seq: 5, flags: 0 });
+    assert_eq!(meta, FrameMeta { tick: before, time_us: before * 40_000, seq: 5, flags: 0, width: 64, height: 64 });
     bench.handle(ToWorker::Close { session: 1 }, vec![]).expect("the device is well");
     let frames = bench.api.finished(1).expect("closed is finished");
     let snapshot = Snapshot::read_fd(&bench.api.rings[&1]).expect("a last snapshot");

@@ -60,6 +60,7 @@ pub(super) fn start(parent: Link) -> Result<Server<Engine>, WorkerError> {
         device: format!("{} {} {}", about.device_kind, about.precision, engine.device().detail),
         vocabulary: about.vocabulary.clone(),
         real_time_max: config.worker.sessions_max,
+        trained_px_min: trained_px_min(model.info()),
         rate,
     };
     let clock = Instant::now();
@@ -67,6 +68,10 @@ pub(super) fn start(parent: Link) -> Result<Server<Engine>, WorkerError> {
     let ready = FromWorkerToParent::Ready { build: build_id(), summary };
     parent.send(&ready, &[]).map_err(|source| WorkerError::Send { peer: PARENT, source })?;
     Server::new(sessions, (parent, api), about, clock, sandbox::cache_directory(&config))
+}
+
+fn trained_px_min(info: &ModelInfo) -> u32 {
+    info.sizes.iter().map(|[width, height]| width * height).min().unwrap_or(0)
 }
 
 /// The first message on the link to the parent.

@@ -69,6 +69,8 @@ pub struct Runs {
     pub frames: u64,
     /// How long the device was at work for them.
     pub time: Duration,
+    /// That part of it that was for interactive sessions.
+    pub played: Duration,
     /// Their arithmetic in floating-point operations.
     pub work: f64,
 }
@@ -78,6 +80,8 @@ pub struct Runs {
 pub struct Window {
     pub stats: WorkerStats,
     pub runs: Runs,
+    /// Share of the time that the device was at work for interactive sessions.
+    pub played: f64,
 }
 
 /// Adds up ticks and gives a report for each window.
@@ -98,13 +102,14 @@ impl Meter {
         Meter { window_began: now, ..Meter::default() }
     }
 
-    /// A run of `frames` frames took `took` from its beginning to its end, `own` of them apart from other runs, for
-    /// `work` operations.
-    pub fn run(&mut self, frames: usize, (took, own): (Duration, Duration), work: f64) {
+    /// A run of `frames` frames, of sessions that are `played` or not, took `took` from its beginning to its end, `own`
+    /// of them apart from other runs, for `work` operations.
+    pub fn run(&mut self, (frames, played): (usize, bool), (took, own): (Duration, Duration), work: f64) {
         self.ticks.add(took);
         self.runs.count += 1;
         self.runs.frames += frames as u64;
         self.runs.time += own;
+        self.runs.played += if played { own } else { Duration::ZERO };
         self.runs.work += work;
         self.frames_total += frames as u64;
     }
@@ -146,7 +151,8 @@ impl Meter {
         (self.deadlines, self.missed) = (0, 0);
         self.other = Duration::ZERO;
         self.window_began = now;
-        Some(Window { stats, runs: std::mem::take(&mut self.runs) })
+        let runs = std::mem::take(&mut self.runs);
+        Some(Window { stats, runs, played: (runs.played.as_secs_f64() / seconds).min(1.0) })
     }
 }
 
@@ -180,16 +186,16 @@ mod tests {
     fn a_window_is_reported_once_and_begins_anew() {
         let mut m = Meter::new(Duration::ZERO);
         // Half of the time of each run it shared the device with the one before.
-        (0..10).for_each(|_| m.run(1, (40 * MS, 20 * MS), 5.0));
+        (0..10).for_each(|i| m.run((1, i < 4), (40 * MS, 20 * MS), 5.0));
         m.deadline(2);
         m.work(300 * MS);
         assert_eq!(m.report(999 * MS), None);
         assert_eq!(m.rest(400 * MS), 600 * MS);
-        let Window { stats, runs } = m.report(1000 * MS).expect("the window is over");
-        assert_eq!(runs, Runs { count: 10, frames: 10, time: 200 * MS, work: 50.0 });
+        let Window { stats, runs, played } = m.report(1000 * MS).expect("the window is over");
+        assert_eq!(runs, Runs { count: 10, frames: 10, time: 200 * MS, played: 80 * MS, work: 50.0 });
         assert_eq!((stats.frames_per_second, stats.frames_total), (10.0, 10));
         assert_eq!((stats.deadlines, stats.deadlines_missed), (3, 2));
-        assert!((stats.busy - 0.5).abs() < 1e-9);
+        assert!((stats.busy - 0.5).abs() < 1e-9 && (played - 0.08).abs() < 1e-9);
         assert!((40.0..44.0).contains(&stats.tick_ms_p95));
         let quiet = m.report(3000 * MS).expect("the next one").stats;
         assert_eq!((quiet.frames_per_second, quiet.busy, quiet.frames_total), (0.0, 0.0, 10));

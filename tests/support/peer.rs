@@ -9,11 +9,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use gamegend::frame::{About, ControlReader, FrameMeta, FrameRing, History, Pictures, Snapshot, TapCounts};
-use gamegend::proto::api::{Vocabulary, WorkerStats};
+use gamegend::proto::api::{Quality, Vocabulary, WorkerStats};
 use gamegend::proto::keys::Keys;
 use gamegend::proto::limits::RING_SLOTS;
 use gamegend::proto::link::{AboutWorker, FromWorker, OpenSession, SessionNumber, ToWorker, build_id};
-use gamegend::proto::wire::FLAG_RECOVERED;
+use gamegend::proto::wire::{FLAG_DEGRADED, FLAG_RECOVERED};
 use gamegend::sys::link::Link;
 
 /// Values of a latent in the peer's snapshots.
@@ -58,6 +58,9 @@ pub struct Asked {
 /// A worker that is told to behave in a certain way by words of the prompt or instruction.
 pub const FAILS: &str = "this world fails";
 pub const FORGETS: &str = "this world forgets its trace";
+/// Its pictures have half the sides: while SHIFT is held, in a stored generation from this frame on.
+pub const SHRINKS: &str = "this world becomes smaller";
+pub const SHRINKS_AT: u64 = 6;
 pub const TOO_LONG: &str = "too long for the model";
 
 pub struct Peer {
@@ -123,6 +126,7 @@ struct Playing {
     held: Keys,
     due: Instant,
     recovered: bool,
+    smaller: bool,
 }
 
 fn work(
@@ -261,19 +265,21 @@ impl Playing {
             tick = if open.keep_tick { snapshot.about.tick + 1 } else { 0 };
         }
         let recovered = open.keep_tick;
+        let size = (open.width, open.height);
         let session = Playing {
             model_hash,
             open,
             ring,
             control,
             seen: TapCounts::default(),
-            history: History::new(LATENT_ELEMENTS),
+            history: History::new(LATENT_ELEMENTS, size),
             position,
             tick,
             instruct_seq: 0,
             held: Keys::NONE,
             due: Instant::now(),
             recovered,
+            smaller: false,
         };
         (session, fd)
     }
@@ -293,13 +299,22 @@ impl Playing {
         self.position.0 += 1 + 6 * (held(Keys::D) - held(Keys::A));
         self.position.1 += 6 * (held(Keys::S) - held(Keys::W)) + 20 * held(Keys::SPACE);
         let flags = if std::mem::take(&mut self.recovered) { FLAG_RECOVERED } else { 0 };
+        let small = if stored { self.tick >= SHRINKS_AT } else { latched.keys.contains(Keys::SHIFT) };
+        let smaller = small && self.open.prompt == SHRINKS;
+        let part = if smaller { 2 } else { 1 };
+        let (width, height) = (self.open.width / part, self.open.height / part);
         let meta = FrameMeta {
             tick: self.tick,
             time_us: self.tick * 1_000_000 / u64::from(self.open.fps),
             seq: latched.seq.max(self.instruct_seq),
-            flags,
+            flags: flags | if smaller { FLAG_DEGRADED } else { 0 },
+            width: width as u16,
+            height: height as u16,
         };
-        let picture = picture(self.open.width, self.open.height, self.position, self.open.seed);
+        let picture = picture(width, height, self.position, self.open.seed);
+        if std::mem::replace(&mut self.smaller, smaller) != smaller && !self.tell(link, (width, height)) {
+            return false;
+        }
         self.ring.publish(&meta, &picture);
         let mut latent = [0.0; LATENT_ELEMENTS];
         (latent[0], latent[1]) = (self.position.0 as f32, self.position.1 as f32);
@@ -310,6 +325,14 @@ impl Playing {
         }
         self.tick += 1;
         link.send(&FromWorker::Frame { session: self.open.session, tick: meta.tick }, &[]).is_ok()
+    }
+
+    /// Tells what frames are like from now on. False if the api is gone.
+    fn tell(&self, link: &Link, (width, height): (u32, u32)) -> bool {
+        let degraded = if self.smaller { "steps, rate and size" } else { "steps and rate" };
+        let (steps, fps, degraded) = (1, 12.0, degraded.to_string());
+        let quality = Quality { width, height, steps, fps, degraded, size_fixed: None };
+        link.send(&FromWorker::Quality { session: self.open.session, quality }, &[]).is_ok()
     }
 
     fn snapshot(&mut self, seq: u32, keys: Keys) {

@@ -157,6 +157,11 @@ fn answers() -> Value {
             "sessions": {"type": "array", "items": reference("SessionStatus")},
         })),
         "SessionStatus": session_status(),
+        "Quality": object(&["width", "height", "steps", "fps", "degraded"], json!({
+            "width": whole(1), "height": whole(1), "steps": whole(1), "fps": {"type": "number", "minimum": 0},
+            "degraded": {"type": "string", "enum": ["none", "steps", "steps and rate", "steps, rate and size"]},
+            "size_fixed": or_null(text()),
+        })),
     })
 }
 
@@ -184,6 +189,7 @@ fn session_status() -> Value {
             "created": whole(0),
             "frames_per_second": {"type": "number", "minimum": 0},
             "viewers": whole(0),
+            "now": reference("Quality"),
             "error": reference("Problem"),
             "links": reference("Links"),
         }),

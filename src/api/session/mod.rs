@@ -28,7 +28,7 @@ use super::limits::{CONTROLS_AWAITED_MAX, PROGRESS_PERIOD, VIDEO_UNITS_MAX, VIEW
 use super::metrics::Counters;
 use super::refusal::Refusal;
 use crate::frame::{ControlWriter, RingError, RingReader};
-use crate::proto::api::{Control, Problem, ServerMessage, SessionStatus, State, Vocabulary};
+use crate::proto::api::{Control, Problem, Quality, ServerMessage, SessionStatus, State, Vocabulary};
 use crate::proto::keys::Keys;
 use crate::proto::link::{Environment, OpenSession, ToWorker};
 
@@ -86,6 +86,8 @@ struct Inner {
     awaited: VecDeque<u32>,
     active: Instant,
     arrivals: VecDeque<Instant>,
+    /// What the worker makes of it, while it is open there.
+    quality: Option<Quality>,
     frame_count: u64,
     progress_told: Option<Instant>,
     /// True once it may open in a worker; a stored generation waits for others before.
@@ -125,6 +127,7 @@ impl Session {
             awaited: VecDeque::new(),
             active: Instant::now(),
             arrivals: VecDeque::new(),
+            quality: None,
             frame_count: 0,
             progress_told: None,
             admitted: false,
@@ -349,7 +352,16 @@ impl Session {
         if !inner.state.is_final() {
             inner.state = State::Recovering;
             inner.arrivals.clear();
+            inner.quality = None;
             let _ = self.events.send(ServerMessage::Recovering { reason: reason.to_string() });
+        }
+    }
+
+    /// What its frames are like from now on.
+    pub fn set_quality(&self, quality: Quality) {
+        let mut inner = self.inner();
+        if !inner.state.is_final() {
+            inner.quality = Some(quality);
         }
     }
 
@@ -376,6 +388,7 @@ impl Session {
             inner.stored = state == State::Done && !self.is_interactive();
             inner.queue_position = None;
             inner.ring = None;
+            inner.quality = None;
             inner.arrivals.clear();
             if let Some(refusal) = error {
                 inner.error = Some((*refusal.problem).clone());
@@ -417,6 +430,7 @@ impl Session {
             created: spec.created,
             frames_per_second: inner.frames_per_second(),
             viewers: self.viewers.load(Ordering::Acquire),
+            now: inner.quality.clone(),
             error: inner.error.clone(),
             links: links(&spec.id, stored_as(spec.kind, inner.stored)),
         }

@@ -173,6 +173,7 @@ pub fn stored_status(g: &Generation) -> SessionStatus {
         created: g.created,
         frames_per_second: 0.0,
         viewers: 0,
+        now: None,
         error: None,
         links: links(&g.id, stored_as(g.kind, true)),
     }

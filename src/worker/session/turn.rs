@@ -1,17 +1,16 @@
 //! One tick of a session: what comes before the engine's run, which several sessions may share, and what comes after.
 
+use super::change::Shape;
 use super::{Instruction, Live, Scratch, memory, time_us};
 use crate::frame::trace::{Change, Cue, Script};
-use crate::frame::{FrameMeta, Latched};
-use crate::proto::keys::Keys;
-use crate::proto::link::Environment;
+use crate::frame::{FrameMeta, Latched, scale};
 use crate::proto::wire::FLAG_DEGRADED;
 use crate::worker::engine::{Engine, Fault, Part, Picture};
 
 impl<S> Live<S> {
     /// Latches the controls of the next frame and changes what must be changed before it. Returns an instruction that
     /// the model refused, which is no error: the session goes on without it. `changes`: now is the time for another
-    /// number of steps, if there is one.
+    /// number of steps or size, if there is one.
     ///
     /// Errors: whatever ends the session or the device.
     pub fn begin<E: Engine<Session = S>>(
@@ -25,7 +24,7 @@ impl<S> Live<S> {
             Some(script) => self.follow(engine, script)?,
             None => {
                 if changes {
-                    self.apply_steps(engine)?;
+                    self.apply_changes(engine)?;
                 }
                 self.control.latch(&mut self.seen)
             }
@@ -36,6 +35,10 @@ impl<S> Live<S> {
         (self.keys, self.control_seq) = (latched.keys, latched.seq);
         if let (Some(lead), Some(kind)) = (&self.lead, &self.request.video_prompt) {
             lead.read(self.tick, &mut scratch.lead).map_err(|e| memory(&e))?;
+            let size = (self.request.width, self.request.height);
+            if lead.size() != size {
+                scratch.lead = scale::rgb(&scratch.lead, lead.size(), size);
+            }
             engine.lead(&mut self.inner, kind, &scratch.lead)?;
         }
         Ok(refused)
@@ -70,6 +73,9 @@ impl<S> Live<S> {
                 time_us: time_us(self.tick, self.request.fps),
                 seq: self.seq(),
                 flags: std::mem::take(&mut self.flags) | degraded,
+                // Within the limits of a ring, which are far below 65536.
+                width: self.request.width as u16,
+                height: self.request.height as u16,
             };
             match self.in_place.take() {
                 Some(_) => self.ring.commit(&meta),
@@ -89,35 +95,6 @@ impl<S> Live<S> {
         &self.inner
     }
 
-    /// Denoising steps that were asked for.
-    pub fn asked_steps(&self) -> u32 {
-        self.asked_steps
-    }
-
-    /// True if the next frame has another number of steps than the last: the session is opened anew for it, which takes
-    /// longer than a frame.
-    pub fn changes_steps(&self) -> bool {
-        self.next_steps != self.request.steps
-    }
-
-    /// Whether frames are marked as degraded from the next one on, and how many denoising steps they have at the most.
-    pub fn degrade(&mut self, degraded: bool, steps_max: u32) {
-        self.degraded = degraded;
-        // A replay has the steps of its script.
-        if self.script.is_none() {
-            self.next_steps = self.asked_steps.min(steps_max);
-        }
-    }
-
-    fn apply_steps<E: Engine<Session = S>>(&mut self, engine: &mut E) -> Result<(), Fault> {
-        if !self.changes_steps() {
-            return Ok(());
-        }
-        let steps = self.next_steps;
-        self.trace.push(&Change::Steps { tick: self.tick, steps });
-        self.reopen(engine, steps)
-    }
-
     /// What the script says for this frame. A player's keys do not count in a replay.
     fn follow<E: Engine<Session = S>>(&mut self, engine: &mut E, mut script: Script) -> Result<Latched, Fault> {
         while let Some(cue) = script.cue() {
@@ -132,38 +109,27 @@ impl<S> Live<S> {
                 }
                 Cue::Steps(steps) => {
                     self.trace.push(&Change::Steps { tick: self.tick, steps });
-                    self.next_steps = steps;
-                    self.reopen(engine, steps)?;
+                    self.reopen(engine, Shape { steps, ..self.shape() })?;
                 }
-                // As the next worker did: with the steps that were asked for.
+                Cue::Size(width, height) => {
+                    let shape = Shape { width, height, ..self.shape() };
+                    if self.ring.geometry().picture_bytes(width, height).is_none() {
+                        let message = format!("its trace has pictures of {width} x {height} pixels");
+                        return Err(Fault::session("bad_snapshot", message));
+                    }
+                    self.trace.push(&Change::Size { tick: self.tick, width, height });
+                    self.reopen(engine, shape)?;
+                }
+                // As the next worker did: with the steps and the size that were asked for.
                 Cue::Reopen => {
                     self.trace.push(&Change::Continued { tick: self.tick, from: self.tick.saturating_sub(1) });
-                    self.next_steps = self.asked_steps;
-                    self.reopen(engine, self.asked_steps)?;
+                    self.reopen(engine, self.asked)?;
                 }
             }
         }
         let keys = script.keys();
         self.script = Some(script);
         Ok(Latched { seq: self.control_seq, keys })
-    }
-
-    /// Goes on from the newest latents alone, as a session does in the next worker after a crash.
-    fn reopen<E: Engine<Session = S>>(&mut self, engine: &mut E, steps: u32) -> Result<(), Fault> {
-        self.request.steps = steps;
-        let mut fresh = engine.open(&self.request)?;
-        let history: Vec<(Vec<f32>, Keys)> = self.history.iter().map(|(l, k)| (l.to_vec(), k)).collect();
-        let (environment, text) = (&self.about.environment, self.about.instruction.as_deref());
-        let told = match text.is_none() && *environment == Environment::default() {
-            true => Ok(()),
-            false => engine.instruct(&mut fresh, &self.request, environment, text),
-        };
-        if let Err(fault) = told.and_then(|()| engine.seed(&mut fresh, &history)) {
-            engine.close(fresh);
-            return Err(fault);
-        }
-        engine.close(std::mem::replace(&mut self.inner, fresh));
-        Ok(())
     }
 
     fn apply_instruction<E: Engine<Session = S>>(&mut self, engine: &mut E) -> Result<Option<(u32, Fault)>, Fault> {

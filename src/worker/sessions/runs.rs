@@ -6,7 +6,7 @@ use super::{Live, Memory, Outbox, Sessions, refuse};
 use crate::proto::link::{FromWorker, OpenSession, SessionNumber};
 use crate::worker::engine::{Engine, Fault};
 
-/// After a session was opened anew for another number of steps so many times as long go by until the next one.
+/// After a session was opened anew for other steps or another size so many times as long go by until the next one.
 const REOPEN_REST: u32 = 4;
 
 /// Memory of a run, kept for the next one so that a tick allocates nothing that grows.
@@ -56,6 +56,7 @@ impl<E: Engine> Sessions<E> {
             self.schedule.close(lead);
             return Ok(());
         }
+        self.next_order(start);
         let mut room = self.rooms.pop().unwrap_or_default();
         self.gather(lead, start, &mut room.run);
         self.begin(room, start, out)?;
@@ -65,7 +66,7 @@ impl<E: Engine> Sessions<E> {
     /// Who shares the run of `lead`. A session that is opened anew for it is alone: others do not wait for that.
     fn gather(&mut self, lead: SessionNumber, now: Duration, run: &mut Vec<SessionNumber>) {
         let (live, engine, changes) = (&self.live, &self.engine, now >= self.reopen_from);
-        let alone = |session: SessionNumber| changes && live.get(&session).is_none_or(Live::changes_steps);
+        let alone = |session: SessionNumber| changes && live.get(&session).is_none_or(Live::changes);
         let together = |session: SessionNumber| match (live.get(&lead), live.get(&session)) {
             (Some(a), Some(b)) => !alone(lead) && !alone(session) && engine.go_together(a.inner(), b.inner()),
             _ => false,
@@ -76,7 +77,7 @@ impl<E: Engine> Sessions<E> {
 
     fn begin(&mut self, mut room: Room, start: Duration, out: &mut impl Outbox) -> Result<(), Fault> {
         let (run, mut failed) = (&mut room.run, Vec::new());
-        let changes = start >= self.reopen_from && self.live.get(&run[0]).is_some_and(Live::changes_steps);
+        let changes = start >= self.reopen_from && self.live.get(&run[0]).is_some_and(Live::changes);
         for &session in run.iter() {
             let skipped = self.schedule.begun(session, start);
             if self.live.get(&session).is_some_and(|live| live.request().frames.is_none()) {
@@ -87,6 +88,9 @@ impl<E: Engine> Sessions<E> {
             let Some(live) = self.live.get_mut(&session) else { return false };
             match live.begin(&mut self.engine, &mut self.scratch, changes) {
                 Ok(refused) => {
+                    if live.size_is_fixed() {
+                        self.sizes.forget(session);
+                    }
                     if let Some((seq, fault)) = refused {
                         refuse(session, seq, fault, out);
                     }
@@ -135,6 +139,9 @@ impl<E: Engine> Sessions<E> {
             Ok(()) => {
                 self.publish(&room, out);
                 self.rooms.push(room);
+                if changes {
+                    self.tell_qualities(out);
+                }
                 Ok(())
             }
             Err(fault) => self.fail_all(room, fault, out),
@@ -167,7 +174,8 @@ impl<E: Engine> Sessions<E> {
         // Of runs that overlap each counts from where the last one ended: together as long as the device was at work.
         let own = end.saturating_sub(began.max(self.landed_at));
         self.landed_at = end;
-        self.meter.run(run.len(), (took, own), if changes { 0.0 } else { work });
+        let played = run.iter().any(|session| self.live.get(session).is_some_and(|l| l.request().frames.is_none()));
+        self.meter.run((run.len(), played), (took, own), if changes { 0.0 } else { work });
     }
 
     /// Puts the run's frames into their rings and says so.
