@@ -317,8 +317,13 @@ fn a_killed_workers_sessions_go_on_in_the_next() {
     for (session, viewer) in viewers {
         let newest = viewer.ring.newest().expect("it ran");
         if session == 1 {
-            viewer.ring.read(newest, &mut before).expect("a killed worker leaves whole frames");
             seen = newest;
+            viewer.ring.read(newest, &mut before).expect("a killed worker leaves whole frames");
+            // The world goes on from the snapshot, which is some frames older: pictures this small change fast.
+            let from = Snapshot::read_fd(&viewer.ring_fd).expect("it left a snapshot").about.tick;
+            if viewer.ring.read(from, &mut before).is_err() {
+                before = viewer.frames.range(..=from).next_back().expect("frames were taken before it").1.1.clone();
+            }
         } else {
             taken = viewer.frames.len() as u64;
             viewer.control.consumed(taken);
@@ -374,7 +379,7 @@ fn a_new_api_gets_the_sessions_that_the_last_one_left() {
     assert!(matches!(kept, FromWorker::Kept { session: 1 }), "{kept:?}");
     let ring = fds.pop().expect("its ring");
     let newest = RingReader::open(ring.try_clone().expect("dup")).expect("a ring").newest().expect("it made frames");
-    let snapshot = gamegend::frame::Snapshot::read_fd(&ring).expect("a last snapshot");
+    let snapshot = Snapshot::read_fd(&ring).expect("a last snapshot");
     assert_eq!(snapshot.about.tick, newest, "nothing of the session is lost");
     worker.viewers.clear();
     // The world goes on at the next frame, or later where viewers may have seen more.
