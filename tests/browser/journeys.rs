@@ -7,9 +7,12 @@ use std::time::Duration;
 use gamegend::proto::api::Kind;
 use serde_json::{Value, json};
 
-use super::support::{Api, Scratch, files};
+use super::support::{Api, Scratch, files, peer};
 use super::webdriver::{Browser, missing};
 use super::{FIRST_FRAME_MAX, STEP_MAX, daemon, frame_number, open_view, screenshots, text, type_prompt, wait};
+
+/// The left shift key in WebDriver (section 17.4.2 of the specification).
+const SHIFT: &str = "\u{e008}";
 
 /// Clicks a button of the card of `id` by its text.
 fn act(browser: &Browser, id: &str, action: &str) {
@@ -319,6 +322,47 @@ fn either_renderer_and_either_format_shows_the_world() {
             browser.script(used).as_str().unwrap_or("").split("Drawn with").last().unwrap_or("")
         );
         open_view(&browser, "control");
+        stop(&browser);
+    }
+    assert_eq!(browser.errors(), Vec::<String>::new(), "the console is clean");
+}
+
+#[test]
+fn a_picture_that_becomes_smaller_and_large_again_is_shown_in_either_format() {
+    if let Some(reason) = missing() {
+        return daemon::skip(&reason);
+    }
+    let scratch = Scratch::new("browser-shrinks");
+    let browser = Browser::start(scratch.path());
+    let mut api = Api::start("shrinks-page");
+    let _peer = api.worker_up(Duration::ZERO);
+    browser.size(1360, 900);
+    browser.go(&format!("http://{}/", api.address));
+    wait("the daemon is ready", FIRST_FRAME_MAX, || text(&browser, "state") == "ready");
+    let canvas = "const c = document.getElementById('viewport'); return `${c.width}×${c.height}`";
+    let sides = || (browser.script(canvas).as_str().unwrap_or("").to_string(), text(&browser, "size-now"));
+    for format in ["h264", "jpeg"] {
+        let choose = "const s = document.getElementById('set-format'); s.value = FORMAT;
+                      s.dispatchEvent(new Event('change')); return null";
+        browser.script(&choose.replace("FORMAT", &format!("{format:?}")));
+        play_for(&browser, peer::SHRINKS, 8);
+        let whole = sides();
+        assert_eq!(whole.0, whole.1, "{format}: the page tells the size that it shows");
+        browser.hold_keys(&[SHIFT], || {
+            wait("a smaller picture", STEP_MAX, || sides().0 != whole.0);
+            let small = sides();
+            let half = |text: &str| text.split('×').map(|n| n.parse::<u32>().unwrap_or(0) / 2).collect::<Vec<_>>();
+            let found: Vec<u32> = small.0.split('×').map(|n| n.parse().unwrap_or(0)).collect();
+            assert_eq!(found, half(&whole.0), "{format}");
+            assert_eq!(small.0, small.1, "{format}: the page tells the size that it shows");
+            let from = frame_number(&browser);
+            wait("frames go on", STEP_MAX, || frame_number(&browser) > from + 6);
+            let picture = super::picture(&browser);
+            assert!(picture.iter().any(|v| (v - picture[0]).abs() > 8.0), "{format}: one colour");
+        });
+        wait("the whole size again", STEP_MAX, || sides() == whole);
+        let from = frame_number(&browser);
+        wait("frames go on", STEP_MAX, || frame_number(&browser) > from + 6);
         stop(&browser);
     }
     assert_eq!(browser.errors(), Vec::<String>::new(), "the console is clean");
