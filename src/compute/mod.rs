@@ -170,6 +170,9 @@ pub trait Executor: Send {
     /// Takes a memory object back. Unknown ids are ignored.
     fn unshare(&mut self, _: SharedId) {}
 
+    /// From now on plans that are prepared take what was measured before, or else a guess: others are waiting.
+    fn measure_no_more(&mut self) {}
+
     /// Bytes that are taken for weights, states and work in between.
     fn taken_bytes(&self) -> u64 {
         0

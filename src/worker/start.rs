@@ -50,6 +50,8 @@ pub(super) fn start(parent: Link) -> Result<Server<Engine>, WorkerError> {
     let mut engine = Engine::new(model.clone(), executor)?;
     warm_up(&mut engine, model.info())?;
     let rate = capacity(&mut engine, model.info(), &sandbox::cache_directory(&config).join(CAPACITY_FILE))?;
+    // A size that nobody had yet is met while others play, who would wait for every tile to be timed.
+    engine.executor().measure_no_more();
     // From here on the driver has loaded what it needs.
     protections.narrow(&[], &[]).map_err(WorkerError::Sandbox)?;
 

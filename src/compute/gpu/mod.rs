@@ -502,6 +502,10 @@ impl Executor for GpuExecutor {
         }
     }
 
+    fn measure_no_more(&mut self) {
+        self.tunes = false;
+    }
+
     fn taken_bytes(&self) -> u64 {
         self.device.taken_bytes()
     }
