@@ -212,6 +212,13 @@ fn kernels_agree_with_the_reference() {
             let info = executor.device();
             println!("{} ({}): {count} cases in {precision:?}, worst {worst:e}", info.name, info.detail);
             assert!(count > 100, "{count} cases");
+            // `coopmat kernels of 16x16x16 and 16x8x16`: heads of 72 columns end in the narrow ones.
+            if info.detail.contains("coopmat") && !info.detail.contains(" and ") {
+                println!(
+                    "skipped: {} has no narrow matrices: heads that end in the midst of one fill it up",
+                    info.name
+                );
+            }
             drop(executor);
             silent(&canary);
         }

@@ -1,12 +1,13 @@
 """The same denoising step as the plan of src/model/paper.rs, in PyTorch: its time stands beside ours.
 
     python3 benches/peers/paper_step.py --config models/gamegen-x/config.json [--sizes 320x256,848x480] \\
-        [--compile-seconds 60]
+        [--compile-seconds 60] [--out FILE]
 
 bf16, fused attention (scaled_dot_product_attention) and guidance as a batch of two; the weights are random. Prints one
 JSON object: device, versions, and for each size the milliseconds of a step, eager and compiled (median of a few). What
-cannot run has its reason instead. torch.compile gets each kind of block once, in a process of its own for each size, all
-at once, with so many seconds to be done; 0 leaves it out.
+cannot run has its reason instead. With --out the object goes into a file, first without compiled times: those may never
+come. torch.compile gets each kind of block once, in a process of its own for each size, all at once, with so many seconds
+to be done; 0 leaves it out.
 """
 import argparse
 import json
@@ -233,6 +234,7 @@ def main():
     parser.add_argument("--sizes", default=SIZES)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--compile-seconds", type=int, default=60)
+    parser.add_argument("--out", type=Path, help="file for the result instead of the standard output")
     parser.add_argument("--compiled", metavar="SIZE", help="print only the time of the compiled step")
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
@@ -257,8 +259,13 @@ def main():
     del model
     if args.device == "cuda":
         torch.cuda.empty_cache()
+    if args.out:
+        args.out.write_text(json.dumps(out | {"compiled_ms": {}}) + "\n")
     out["compiled_ms"] = all_compiled(args, sizes) if args.compile_seconds > 0 else {}
-    print(json.dumps(out))
+    if args.out:
+        args.out.write_text(json.dumps(out) + "\n")
+    else:
+        print(json.dumps(out))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use gamegend::proto::wire::FrameHeader;
 use serde_json::{Map, Value, json};
@@ -24,7 +25,7 @@ use super::arguments::Arguments;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Presses of one player: not in step with the frames.
 const PRESS_MS: u64 = 171;
-/// Frames and presses before anything counts.
+/// Frames before anything counts.
 const SETTLE: Duration = Duration::from_secs(2);
 
 /// Frames of the time before are read first; only what comes then is counted.
@@ -220,37 +221,67 @@ pub async fn worker(port: u16) -> Result<Value, Anything> {
 /// Seconds from the start of the program to the first frame of a session that is opened as soon as it is ready.
 async fn first_frame(a: &Arguments, daemon: &Daemon) -> Result<f64, Anything> {
     let (id, mut stream) = open(a, daemon.port, 1).await?;
-    let limit = tokio::time::Instant::now() + PATIENCE;
-    loop {
-        let message = tokio::time::timeout_at(limit, stream.next()).await?.ok_or("the stream ended")??;
-        if let Message::Binary(_) = message {
-            break;
-        }
-    }
+    tokio::time::timeout(PATIENCE, frame(&mut stream, &mut None)).await??;
     let seconds = daemon.began.elapsed().as_secs_f64();
     close(daemon.port, 1, &id).await;
     Ok(seconds)
 }
 
+/// The next frame. Errors: why the stream ended, with what the daemon `told` before it did.
+async fn frame(stream: &mut Stream, told: &mut Option<String>) -> Result<Bytes, Anything> {
+    while let Some(message) = stream.next().await {
+        match message? {
+            Message::Binary(bytes) => return Ok(bytes),
+            Message::Text(text) => {
+                let said: Value = serde_json::from_str(&text)?;
+                match (said["type"].as_str(), told.is_none()) {
+                    (Some("error"), _) => *told = said["problem"]["detail"].as_str().map(str::to_string),
+                    (Some("bye"), true) => *told = said["reason"].as_str().map(str::to_string),
+                    _ => {}
+                }
+            }
+            _ => {}
+        }
+    }
+    let reason = told.take().map_or(String::new(), |told| format!(": {told}"));
+    Err(format!("the stream ended{reason}").into())
+}
+
+/// Reads what comes until the player was let in or was not: the daemon takes a session before the worker, which knows
+/// what the device can do, has answered. A stream that nobody reads would also be given up after a while.
+async fn settle(mut stream: Stream) -> Result<Stream, Anything> {
+    let end = tokio::time::Instant::now() + SETTLE;
+    let mut told = None;
+    tokio::time::timeout(PATIENCE, frame(&mut stream, &mut told)).await??;
+    while let Ok(read) = tokio::time::timeout_at(end, frame(&mut stream, &mut told)).await {
+        read?;
+    }
+    Ok(stream)
+}
+
 /// `count` players at once; quantiles over all presses of all of them.
 async fn play(a: &Arguments, daemon: &Daemon, count: usize) -> Result<Value, Anything> {
-    let (mut streams, mut refused) = (Vec::new(), None);
+    // The device has as many as it can serve: those are played.
+    let (mut settling, mut streams, mut refused) = (Vec::new(), Vec::new(), None);
     for player in 1..=count {
         match open(a, daemon.port, player).await {
-            Ok(opened) => streams.push((player, opened)),
+            Ok((id, stream)) => settling.push((player, id, tokio::spawn(settle(stream)))),
             Err(e) => {
-                // The device has as many as it can serve: those are played.
                 refused = Some(e.to_string());
                 break;
             }
+        }
+    }
+    for (player, id, settled) in settling {
+        match settled.await? {
+            Ok(stream) => streams.push((player, (id, stream))),
+            Err(e) => refused = Some(e.to_string()),
         }
     }
     let count = streams.len();
     if count == 0 {
         return Err(refused.unwrap_or_default().into());
     }
-    // Every session's first frame has many steps.
-    tokio::time::sleep(SETTLE).await;
     let span = Duration::from_secs(a.seconds.max(4));
     let port = daemon.port;
     let busy = Arc::new(tokio::sync::Barrier::new(count));
@@ -291,14 +322,13 @@ async fn play(a: &Arguments, daemon: &Daemon, count: usize) -> Result<Value, Any
 /// One player: presses keys, reads frames. Milliseconds of every press that a frame reflected, and the frames.
 pub async fn one(mut stream: Stream, player: u64, span: Duration) -> Result<(Vec<f64>, u64), Anything> {
     let begin = Instant::now();
-    let (mut seq, mut latencies, mut frames) = (0u32, Vec::new(), 0);
+    let (mut seq, mut latencies, mut frames, mut told) = (0u32, Vec::new(), 0, None);
     let mut pressed: Option<Instant> = None;
     let mut next = begin + Duration::from_millis(player * 29 % PRESS_MS);
     while begin.elapsed() < span {
         tokio::select! {
-            message = stream.next() => {
-                let Message::Binary(bytes) = message.ok_or("the stream ended")?? else { continue };
-                let header = FrameHeader::decode(&bytes).map_err(|e| e.to_string())?;
+            bytes = frame(&mut stream, &mut told) => {
+                let header = FrameHeader::decode(&bytes?).map_err(|e| e.to_string())?;
                 frames += u64::from(begin.elapsed() >= CATCH_UP);
                 if header.seq == seq && let Some(at) = pressed.take() {
                     latencies.push(at.elapsed().as_secs_f64() * 1e3);

@@ -53,6 +53,8 @@ pub struct Limits {
     pub local_max: u32,
     /// The largest matrices that the device multiplies, if it does.
     pub matrix: Option<MatrixShape>,
+    /// Those with fewer columns and the same left factors.
+    pub narrow_matrix: Option<MatrixShape>,
     /// Alignment of host memory that is imported.
     pub host_alignment: u64,
 }
@@ -111,8 +113,10 @@ impl Device {
             CreateError::Call(e) => e,
         })?;
         let mut limits = limits(instance, physical, &properties, family.timestamp_bits);
-        if features.cooperative_matrix {
-            limits.matrix = matrix::shape(instance, physical);
+        if features.cooperative_matrix
+            && let Some((matrix, narrow)) = matrix::shapes(instance, physical)
+        {
+            (limits.matrix, limits.narrow_matrix) = (Some(matrix), narrow);
         }
         if features.host_memory {
             limits.host_alignment = host_alignment(instance, physical);
@@ -370,6 +374,7 @@ fn limits(
         memory_bytes: local.max().unwrap_or(0),
         local_max: properties.limits.max_compute_work_group_invocations,
         matrix: None,
+        narrow_matrix: None,
         host_alignment: 0,
     }
 }

@@ -12,8 +12,9 @@ pub struct MatrixShape {
     pub k: u32,
 }
 
-/// The largest shape of 16-bit matrices with 32-bit sums that a subgroup multiplies.
-pub(super) fn shape(instance: &Instance, physical: vk::PhysicalDevice) -> Option<MatrixShape> {
+/// The largest shape of 16-bit matrices with 32-bit sums that a subgroup multiplies, and the next one with fewer
+/// columns and the same left factors.
+pub(super) fn shapes(instance: &Instance, physical: vk::PhysicalDevice) -> Option<(MatrixShape, Option<MatrixShape>)> {
     let api = khr::cooperative_matrix::Instance::new(&instance.shared.entry, &instance.shared.raw);
     // SAFETY: needs a device of this instance that lists the extension: called only if it does.
     let all = unsafe { api.get_physical_device_cooperative_matrix_properties(physical) };
@@ -24,6 +25,8 @@ pub(super) fn shape(instance: &Instance, physical: vk::PhysicalDevice) -> Option
             && p.scope == vk::ScopeKHR::SUBGROUP
             && p.k_size.is_multiple_of(8)
     };
-    let best = all.iter().filter(fits).max_by_key(|p| p.m_size * p.n_size * p.k_size);
-    best.map(|p| MatrixShape { m: p.m_size, n: p.n_size, k: p.k_size })
+    let shapes = || all.iter().filter(fits).map(|p| MatrixShape { m: p.m_size, n: p.n_size, k: p.k_size });
+    let best = shapes().max_by_key(|s| s.m * s.n * s.k)?;
+    let narrow = shapes().filter(|s| (s.m, s.k) == (best.m, best.k) && s.n < best.n).max_by_key(|s| s.n);
+    Some((best, narrow))
 }

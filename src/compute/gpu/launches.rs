@@ -32,7 +32,7 @@ pub fn launches(plan: &Plan) -> Launches {
     assert_eq!(plan.tensors.precision(), Precision::F16, "{}", plan.name);
     let shape = MatrixShape { m: 16, n: 16, k: 16 };
     let matrix = Matrix { shape, lanes: 32, shared_bytes: 48 << 10, local_max: 1024 };
-    let layout = Some(RowLayout { span: 4, lines: 2, cluster: 4 });
+    let layout = Some(RowLayout { span: 4, lines: 2, cluster: 4, tail: None });
     let (matrix, tuned) = (Some(matrix), BTreeMap::new());
     let target = Target { precision: Precision::F16, matrix, tuned, layout, forced: None };
     let steps = kernels::lower_plan(plan, &Nowhere, &target);

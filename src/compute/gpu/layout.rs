@@ -3,22 +3,42 @@
 use std::sync::Arc;
 
 use super::super::ComputeError;
-use super::kernels::{self, Matrix, RowLayout};
-use crate::vk::{Buffer, CommandBuffer, Device, Module, Pipeline, PipelineCache, Place, Recorder, Stage};
+use super::kernels::{self, Matrix, RowLayout, Tail};
+use crate::vk::{Buffer, CommandBuffer, Device, MatrixShape, Module, Pipeline, PipelineCache, Place, Recorder, Stage};
 
-/// The layout of the device's matrices, if kernels can use it. Runs one small kernel.
+/// The layout of the device's matrices, if kernels can use it. Runs a small kernel or two.
 pub(super) fn find(device: &Device, cache: &PipelineCache, matrix: &Matrix) -> Result<Option<RowLayout>, ComputeError> {
-    let words = (matrix.shape.m * matrix.shape.n * 2) as usize;
+    let Some(all) = places(device, cache, matrix.lanes, matrix.shape)? else { return Ok(None) };
+    let Some(mut layout) = RowLayout::find(matrix.shape, matrix.lanes, &all) else {
+        log::info!("the layout of matrices is none that attention_rows can use: {:?}", &all[..all.len().min(64)]);
+        return Ok(None);
+    };
+    if let Some(narrow) = device.limits().narrow_matrix
+        && let Some(few) = places(device, cache, matrix.lanes, narrow)?
+    {
+        layout.tail = Tail::find(&layout, (matrix.shape, &all), (narrow, &few), matrix.lanes);
+    }
+    Ok(Some(layout))
+}
+
+/// What every element of every lane is, of matrices of sums and then of left factors; `None` if that cannot be asked.
+fn places(
+    device: &Device,
+    cache: &PipelineCache,
+    lanes: u32,
+    shape: MatrixShape,
+) -> Result<Option<Vec<u32>>, ComputeError> {
+    let words = (shape.m * (shape.n + shape.k)) as usize;
     let bytes = 4 * words as u64;
     let buffer = |name, place| Buffer::new(device, name, bytes, place).map(Arc::new);
     let (out, down) = (buffer("layout", Place::Device)?, buffer("layout down", Place::Download)?);
-    let Some(dispatch) = kernels::layout_probe(matrix, out.address()) else { return Ok(None) };
+    let Some(dispatch) = kernels::layout_probe(shape, lanes, out.address()) else { return Ok(None) };
     let kernel = dispatch.kernel.kernel();
     let module = Module {
         words: kernel.words(super::Precision::F16),
         push_bytes: kernel.push_bytes,
         spec: dispatch.spec.values(),
-        subgroup: Some(matrix.lanes),
+        subgroup: Some(lanes),
     };
     let pipeline = Arc::new(Pipeline::new(device, cache, kernel.name, module)?);
     let mut r = Recorder::new(device, "layout", 0)?;
@@ -33,10 +53,5 @@ pub(super) fn find(device: &Device, cache: &PipelineCache, matrix: &Matrix) -> R
         let word = |b: &[u8]| u32::from_le_bytes([b[0], b[1], b[2], b[3]]);
         bytes.chunks_exact(4).take(words).map(word).collect()
     };
-    let places = down.map(read)?;
-    let found = RowLayout::find(matrix.shape, matrix.lanes, &places);
-    if found.is_none() {
-        log::info!("the layout of matrices is none that attention_rows can use: {:?}", &places[..words.min(64)]);
-    }
-    Ok(found)
+    Ok(Some(down.map(read)?))
 }

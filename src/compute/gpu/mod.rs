@@ -27,7 +27,7 @@ use std::time::Duration;
 use rayon::prelude::*;
 
 use self::flight::Begun;
-use self::kernels::{DELIVERED_BYTES, Matrix, Target, Variant};
+use self::kernels::{DELIVERED_BYTES, Matrix, RowLayout, Target, Variant};
 use self::memory::{Layout, Slots, State, Tables, Transfer, Weights};
 use self::prepared::{Passage, Prepared};
 use self::record::{Addressing, Recording};
@@ -195,17 +195,18 @@ impl GpuExecutor {
             Validation::Off => "",
             _ => ", with validation layers",
         };
-        let info = DeviceInfo {
-            kind: if software { DeviceKind::VulkanCpu } else { DeviceKind::VulkanGpu },
-            name: entry.name.clone(),
-            precision,
-            detail: format!("vulkan:{index}, {}, subgroups of {}{checks}", tier(matrix.as_ref()), limits.subgroup_size),
-            memory_bytes: limits.memory_bytes,
-        };
         let cache = PipelineCache::open(&device, options.pipeline_cache.as_deref())?;
         let layout = match &matrix {
             Some(matrix) => layout::find(&device, &cache, matrix)?,
             None => None,
+        };
+        let tier = tier(matrix.as_ref(), layout.as_ref());
+        let info = DeviceInfo {
+            kind: if software { DeviceKind::VulkanCpu } else { DeviceKind::VulkanGpu },
+            name: entry.name.clone(),
+            precision,
+            detail: format!("vulkan:{index}, {tier}, subgroups of {}{checks}", limits.subgroup_size),
+            memory_bytes: limits.memory_bytes,
         };
         Ok(GpuExecutor {
             info,
@@ -537,11 +538,10 @@ fn matrix(device: &Device) -> Option<Matrix> {
 }
 
 /// The tier in words.
-fn tier(matrix: Option<&Matrix>) -> String {
-    match matrix {
-        Some(Matrix { shape: s, .. }) => format!("{} kernels of {}x{}x{}", Tier::Matrix.name(), s.m, s.n, s.k),
-        None => format!("{} kernels", Tier::Subgroup.name()),
-    }
+fn tier(matrix: Option<&Matrix>, layout: Option<&RowLayout>) -> String {
+    let Some(Matrix { shape: s, .. }) = matrix else { return format!("{} kernels", Tier::Subgroup.name()) };
+    let narrow = layout.and_then(|l| l.tail).map(|t| format!(" and {}x{}x{}", s.m, t.columns, s.k));
+    format!("{} kernels of {}x{}x{}{}", Tier::Matrix.name(), s.m, s.n, s.k, narrow.unwrap_or_default())
 }
 
 /// A device that [`GpuExecutor::open`] can be asked for.

@@ -95,7 +95,7 @@ fn linear(all: &mut Vec<Case>, seats: usize, sessions: usize) {
 
 /// Every seat with its own number of keys.
 fn attention(all: &mut Vec<Case>, seats: usize, sessions: usize) {
-    for (lq, lk, heads, hd, count) in [(5, 9, 2, 8, 9), (9, 17, 1, 7, 12), (60, 40, 2, 64, 33)] {
+    for (lq, lk, heads, hd, count) in [(5, 9, 2, 8, 9), (9, 17, 1, 7, 12), (60, 40, 2, 64, 33), (260, 101, 1, 72, 99)] {
         let mut d = declare(format!("attention {lq}x{lk} {heads}x{hd} count={count}"), (seats, sessions));
         let n = heads * hd;
         let (q, kv, y) = (d.input(seats * lq, n), d.input(seats * lk, 2 * n), d.input(seats * lq, n));

@@ -305,15 +305,22 @@ fn attention(all: &mut Vec<Case>) {
 
 /// Attention of several sequences whose views start and step by eights, as cooperative matrices need.
 fn attention_by_eights(all: &mut Vec<Case>) {
-    // Queries and keys of a sequence, heads, columns of a head, keys that count (0: all), sequences.
+    // Queries and keys of a sequence, heads, columns of a head, keys that count (0: all), sequences, how peaked the
+    // weights are: where the scale is large a row's most rises from block to block.
     let shapes = [
-        (26, 26, 2, 72, 0, Groups::interleaved(3)),
-        (70, 70, 1, 64, 0, Groups::blocks(2)),
-        (9, 40, 3, 24, 33, Groups::ONE),
-        (65, 33, 2, 128, 0, Groups::ONE),
-        (1, 65, 2, 8, 64, Groups::blocks(4)),
+        (26, 26, 2, 72, 0, Groups::interleaved(3), 2.0),
+        (70, 70, 1, 64, 0, Groups::blocks(2), 2.0),
+        (9, 40, 3, 24, 33, Groups::ONE, 2.0),
+        (65, 33, 2, 128, 0, Groups::ONE, 2.0),
+        (1, 65, 2, 8, 64, Groups::blocks(4), 2.0),
+        (261, 101, 1, 72, 0, Groups::blocks(2), 2.0),
+        (259, 331, 1, 72, 0, Groups::ONE, 40.0),
+        (257, 520, 1, 72, 517, Groups::ONE, 40.0),
+        (300, 131, 2, 64, 120, Groups::interleaved(2), 40.0),
+        (270, 97, 1, 128, 90, Groups::ONE, 2.0),
+        (3, 95, 1, 72, 0, Groups::ONE, 40.0),
     ];
-    for (lq, lk, heads, hd, count, groups) in shapes {
+    for (lq, lk, heads, hd, count, groups, peak) in shapes {
         let mut d = Declare::new(format!("attention by eights {lq}x{lk} {heads}x{hd} count={count} {groups:?}"));
         let n = heads * hd;
         let kv = d.input(lk * groups.count, 2 * n + 8);
@@ -327,7 +334,7 @@ fn attention_by_eights(all: &mut Vec<Case>) {
             k: p.view(k),
             v: p.view(v),
             heads,
-            scale: 2.0 / (hd as f32).sqrt(),
+            scale: peak / (hd as f32).sqrt(),
             key_count: (count > 0).then(|| p.param(0)),
             bias: None,
             groups,

@@ -29,7 +29,7 @@ use super::super::tensor::{Param, Precision, Tensor, View};
 pub use fuse::{Lowered, lower_plan};
 pub use heads::Heads;
 use rows::RowCut;
-pub use rows::{RowLayout, layout_probe};
+pub use rows::{RowLayout, Tail, layout_probe};
 pub use table::{Field, FieldKind, KernelId};
 pub use tile::{Finish, Matrix, Product, Tile};
 

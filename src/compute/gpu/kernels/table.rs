@@ -125,7 +125,7 @@ kernels! {
         scale: Real, flags: Word, count_step: Word, table: Address, seat_rows: Word,
     ]
     AttentionRows "attention_rows" 0 (
-        LOCAL LANES CM CN CK HEAD WIDTH8 KEYS BANDS SPAN LINES TURNS Q_SHARED STAGES AHEAD
+        LOCAL LANES CM CN CK HEAD WIDTH8 KEYS BANDS SPAN LINES TURNS AHEAD CT TSPAN
     ) [
         q: Address, k: Address, v: Address, y: Address, count_at: Address, count_step: Word, lq: Word, lk: Word,
         q_stride8: Word, k_stride8: Word, v_stride8: Word, y_stride8: Word, q_group8: Word, k_group8: Word,
