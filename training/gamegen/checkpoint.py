@@ -8,6 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from . import instructnet, msdit, text_encoder, vae
+from .sampler import FIRST_FRAME_STEPS
 
 SHARD_BYTES = 15 << 20
 QUANTIZE_FROM = 16384  # elements from which a matrix is stored in 8 bits
@@ -94,11 +95,13 @@ def load_part(folder: Path) -> tuple[dict, dict]:
 class Model:
     """The four trained parts together."""
 
-    def __init__(self, autoencoder, text, dit, instruct):
+    def __init__(self, autoencoder, text, dit, instruct, first_steps: int = FIRST_FRAME_STEPS):
+        """first_steps: steps of the first frame of a text-only start (scheduler/scheduler_config.json)."""
         self.vae: vae.AutoencoderKLCausal3D = autoencoder
         self.text: text_encoder.T5Encoder = text
         self.dit: msdit.MSDiT = dit
         self.instructnet: instructnet.InstructNet = instruct
+        self.first_steps = first_steps
 
     @property
     def parts(self) -> dict:
@@ -149,7 +152,8 @@ def load_model(folder, upgrade: bool = False) -> Model:
         module = make(cfg)
         module.load_state_dict(state)
         modules.append(module)
-    return Model(*modules)
+    scheduler = json.loads((Path(folder) / "scheduler" / "scheduler_config.json").read_text())
+    return Model(*modules, scheduler["first_frame_steps"])
 
 
 def new_model(vocab_size: int) -> Model:

@@ -5,7 +5,7 @@ import torch
 
 from . import captions, tokenizer
 from .pixels import to_bytes, to_network
-from .sampler import CONTEXT_NOISE, FIRST_FRAME_STEPS, Stream
+from .sampler import CONTEXT_NOISE, Stream
 
 SEED_FRAMES = 4
 
@@ -72,7 +72,7 @@ class Preview:
         for i in range(keys.shape[1]):
             if instructions is not None and i == at:
                 stream.set_instruction(*self.features(instructions))
-            z = stream.step(keys[:, i:i + 1].expand(count, -1, -1), steps, first_steps=FIRST_FRAME_STEPS)
+            z = stream.step(keys[:, i:i + 1].expand(count, -1, -1), steps, first_steps=self.model.first_steps)
             latents.append(z)
             with self.autocast():
                 frames.append(show(z))

@@ -33,7 +33,7 @@ def rollout(maker: Maker, plan: dict, keys: torch.Tensor, seconds: float, report
     begin, count = time.time(), keys.shape[1]
     stream = maker.stream(plan["prompts"], seed, FastStream)
     latents = torch.zeros(keys.shape[0], count, *stream.shape[2:], dtype=maker.dtype, device=maker.device)
-    latents[:, :1] = stream.step(keys[:, :1], maker.steps).to(maker.dtype)
+    latents[:, :1] = stream.step(keys[:, :1], maker.steps, first_steps=maker.model.first_steps).to(maker.dtype)
     stream.capture(maker.steps, count, report.say)
     printed = time.time()
     for i in range(1, count):

@@ -54,7 +54,8 @@ class Maker:
     def roll(self, stream: Stream, keys: torch.Tensor) -> torch.Tensor:
         """Keys [B or 1,T,6] -> latents [B,T,Z,h,w]."""
         keys = keys.expand(stream.batch, -1, -1)
-        return torch.cat([stream.step(keys[:, i:i + 1], self.steps) for i in range(keys.shape[1])], 1)
+        step = lambda i: stream.step(keys[:, i:i + 1], self.steps, first_steps=self.model.first_steps)
+        return torch.cat([step(i) for i in range(keys.shape[1])], 1)
 
     def batches(self, entries: list) -> list:
         """Entries in parts of one batch."""
