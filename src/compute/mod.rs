@@ -170,6 +170,11 @@ pub trait Executor: Send {
     /// Takes a memory object back. Unknown ids are ignored.
     fn unshare(&mut self, _: SharedId) {}
 
+    /// Whether an earlier start left what is measured when plans are prepared.
+    fn measured_before(&self) -> bool {
+        true
+    }
+
     /// From now on plans that are prepared take what was measured before, or else a guess: others are waiting.
     fn measure_no_more(&mut self) {}
 

@@ -136,8 +136,9 @@ pub struct GpuExecutor {
     target: Target,
     pipelines: HashMap<Variant, Arc<Pipeline>>,
     cache: PipelineCache,
-    /// Whether products are measured, and the file with what was found.
+    /// Whether products are measured, whether some were by an earlier start, and the file with what was found.
     tunes: bool,
+    measured_before: bool,
     tiles: Option<PathBuf>,
     transfer: Transfer,
     canary: Arc<Canary>,
@@ -208,6 +209,7 @@ impl GpuExecutor {
             detail: format!("vulkan:{index}, {tier}, subgroups of {}{checks}", limits.subgroup_size),
             memory_bytes: limits.memory_bytes,
         };
+        let tunes = options.tune.unwrap_or(!software) && options.tile.is_none();
         Ok(GpuExecutor {
             info,
             recordings: HashMap::new(),
@@ -219,8 +221,9 @@ impl GpuExecutor {
             weights: Weights::default(),
             arenas: vec![Vec::new(); lanes],
             flights: (0..lanes).map(|_| None).collect(),
+            tunes,
+            measured_before: !tunes || matrix.is_none() || !tuned.is_empty(),
             target: Target { precision, matrix, tuned, layout, forced: options.tile },
-            tunes: options.tune.unwrap_or(!software) && options.tile.is_none(),
             tiles,
             pipelines: HashMap::new(),
             cache,
@@ -501,6 +504,10 @@ impl Executor for GpuExecutor {
             Some(profile) => self.recordings[&begun.key].report(&self.plans[begun.key.plan.0].plan, profile),
             None => Ok(()),
         }
+    }
+
+    fn measured_before(&self) -> bool {
+        self.measured_before
     }
 
     fn measure_no_more(&mut self) {
