@@ -57,6 +57,7 @@ def arguments(description: str) -> argparse.ArgumentParser:
     p.add_argument("--ema", type=float, default=0.9995)
     p.add_argument("--compile", type=int, default=1, help="0: eager; a failed compilation falls back to it anyway")
     p.add_argument("--graph", type=int, default=1, help="0: passes are launched kernel by kernel, not as CUDA graphs")
+    p.add_argument("--profile", type=int, default=0, help="after so many steps: where the time of two steps goes")
     p.add_argument("--save-every", type=float, default=120.0, help="seconds between saved states and exports")
     p.add_argument("--max-steps", type=int, default=0, help="0: no limit")
     p.add_argument("--reserve", type=float, default=10.0, help="seconds kept for the last save")
@@ -403,6 +404,17 @@ class Trainer:
                  f"{kinds} | {self.done / seconds:.2f} steps/s {self.done * tokens / seconds / 1e3:.0f}k tokens/s | "
                  f"{spent} | {rendered} frames rendered")
 
+    def profile(self, f: Footage):
+        """A table of the kernels of two steps, the longest first."""
+        from torch.profiler import ProfilerActivity, profile
+        kind = ProfilerActivity.CUDA if self.dev.type == "cuda" else ProfilerActivity.CPU
+        with profile(activities=[kind]) as seen:
+            for _ in range(2):
+                self.update(f)
+            self.clock.wait()
+        by = "self_cuda_time_total" if self.dev.type == "cuda" else "self_cpu_time_total"
+        self.log("two steps\n" + seen.key_averages().table(sort_by=by, row_limit=30, max_name_column_width=90))
+
     def decide(self) -> tuple[int, int, bool, bool]:
         """The same for all processes: is there time left, which size, render, predict, save."""
         now, args = time.time(), self.args
@@ -426,7 +438,7 @@ class Trainer:
         self.compile(small)
         self.clock.spent = dict.fromkeys(self.clock.spent, 0.0)  # start-up does not count against the shares
         self.loop_begin, self.loop_end, self.loop_fraction = time.time(), self.until - args.reserve, self.fraction
-        self.done, self.span, self.saved_at, printed = 0, 0, time.time(), 0.0
+        self.done, self.span, self.saved_at, printed, profile_at = 0, 0, time.time(), 0.0, args.profile
         while True:
             on, large, render, own, _, save = self.decide()
             if not on:
@@ -446,6 +458,9 @@ class Trainer:
             if time.time() - printed > 10:
                 printed = time.time()
                 self.progress(loss, norm, self.loop_begin)
+            if 0 < profile_at <= self.done:
+                self.profile(small)
+                profile_at = 0
             if save:
                 self.save()
                 self.saved_at = time.time()
