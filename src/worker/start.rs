@@ -223,7 +223,24 @@ fn precision_text(precision: Precision) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use super::known_rate;
+    use super::*;
+
+    #[test]
+    fn a_first_start_measures_what_later_ones_read() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/gamegen-x-mini");
+        let model = Model::load(&folder).expect("the model loads");
+        let (executor, _) = compute::select_with("cpu", 2, &GpuOptions::default()).expect("there is a processor");
+        let mut engine = Engine::new(model.clone(), executor).expect("the model fits");
+        let file = std::env::temp_dir().join(format!("gamegend-capacity-{}", std::process::id()));
+        let ask = |engine: &mut Engine| capacity(engine, model.info(), &file).expect("it works");
+        assert_eq!(ask(&mut engine), None, "a processor is shared as well as it goes");
+        // As a device for many, it runs two sessions of every size at once.
+        engine.set_batch_max(2);
+        let rate = ask(&mut engine);
+        assert!(rate.is_some_and(|rate| rate > 1e6), "{rate:?} operations a second");
+        assert_eq!(ask(&mut engine), rate, "read, not measured again: two measurements differ");
+        std::fs::remove_file(&file).expect("it was written");
+    }
 
     #[test]
     fn only_a_rate_of_this_device_is_believed() {
