@@ -30,6 +30,13 @@ fn cards(browser: &Browser) -> Vec<(String, String)> {
     list.as_array().expect("a list").iter().map(pair).collect()
 }
 
+/// Chooses in a list of the settings.
+fn choose(browser: &Browser, id: &str, value: &str) {
+    browser.script(&format!(
+        "const s = document.getElementById({id:?}); s.value = {value:?}; s.dispatchEvent(new Event('change')); return null"
+    ));
+}
+
 fn play_for(browser: &Browser, prompt: &str, frames: u64) {
     type_prompt(browser, prompt);
     browser.click(&browser.find("#play"));
@@ -303,12 +310,8 @@ fn either_renderer_and_either_format_shows_the_world() {
     browser.go(&format!("http://{}/", api.address));
     wait("the daemon is ready", FIRST_FRAME_MAX, || text(&browser, "state") == "ready");
     for (renderer, format) in [("webgl", "h264"), ("2d", "jpeg"), ("2d", "h264"), ("webgl", "jpeg")] {
-        let choose = format!(
-            "for (const [id, value] of [['set-renderer', {renderer:?}], ['set-format', {format:?}]]) {{
-                const s = document.getElementById(id); s.value = value; s.dispatchEvent(new Event('change')); }}
-             return null"
-        );
-        browser.script(&choose);
+        choose(&browser, "set-renderer", renderer);
+        choose(&browser, "set-format", format);
         play_for(&browser, "a canyon", 12);
         let picture = super::picture(&browser);
         assert!(picture.iter().any(|v| (v - picture[0]).abs() > 8.0), "{renderer}, {format}: one colour");
@@ -342,9 +345,7 @@ fn a_picture_that_becomes_smaller_and_large_again_is_shown_in_either_format() {
     let canvas = "const c = document.getElementById('viewport'); return `${c.width}×${c.height}`";
     let sides = || (browser.script(canvas).as_str().unwrap_or("").to_string(), text(&browser, "size-now"));
     for format in ["h264", "jpeg"] {
-        let choose = "const s = document.getElementById('set-format'); s.value = FORMAT;
-                      s.dispatchEvent(new Event('change')); return null";
-        browser.script(&choose.replace("FORMAT", &format!("{format:?}")));
+        choose(&browser, "set-format", format);
         play_for(&browser, peer::SHRINKS, 8);
         let whole = sides();
         assert_eq!(whole.0, whole.1, "{format}: the page tells the size that it shows");
