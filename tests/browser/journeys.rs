@@ -33,7 +33,8 @@ fn cards(browser: &Browser) -> Vec<(String, String)> {
 /// Chooses in a list of the settings.
 fn choose(browser: &Browser, id: &str, value: &str) {
     browser.script(&format!(
-        "const s = document.getElementById({id:?}); s.value = {value:?}; s.dispatchEvent(new Event('change')); return null"
+        "const s = document.getElementById({id:?}); s.value = {value:?};
+         s.dispatchEvent(new Event('change')); return null"
     ));
 }
 
