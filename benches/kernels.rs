@@ -28,6 +28,8 @@ const USAGE: &str = "usage: kernels [--device vulkan:N] [--tier coopmat|subgroup
 
 /// Runs of which the fastest counts.
 const RUNS: usize = 10;
+/// Rows of an operand that differ; further ones repeat them. Equal rows cost less power, and so less time, than a model's.
+const FILL_ROWS: usize = 1024;
 /// What a launch with its barrier costs at least, for predictions.
 const LAUNCH: Duration = Duration::from_micros(3);
 /// Deviation from the reference that rounding to 16 bits explains.
@@ -159,16 +161,27 @@ fn time(
     executor.load_weights(&set)?;
     let mut layout = StateLayout::default();
     let indices: Vec<usize> = states.iter().map(|dims| layout.add("state", dims, DType::F16)).collect();
-    let rows: Vec<usize> =
-        states.iter().map(|dims| layout.add("row", &[1, dims[dims.len() - 1]], DType::F16)).collect();
+    let sides = |dims: &[usize]| {
+        let cols = dims[dims.len() - 1];
+        (dims.iter().product::<usize>() / cols, cols)
+    };
+    let blocks: Vec<usize> = states
+        .iter()
+        .map(|dims| layout.add("block", &[sides(dims).0.min(FILL_ROWS), sides(dims).1], DType::F16))
+        .collect();
     let layout = Arc::new(layout);
     let state = executor.create_state(&layout)?;
     let mut fill = PlanBuilder::new("fill", Precision::F16, Arc::clone(&set), Arc::clone(&layout));
-    for ((&index, &row), dims) in indices.iter().zip(&rows).zip(states) {
-        executor.write_state(state, row, &values(dims[dims.len() - 1]))?;
-        let (all, row) = (fill.state(index), fill.state(row));
-        let (all, row) = (fill.view(all), fill.view(row));
-        fill.push("fill", Add { a: all, b: row, y: all })?;
+    for ((&index, &block), dims) in indices.iter().zip(&blocks).zip(states) {
+        let (rows, cols) = sides(dims);
+        executor.write_state(state, block, &values(rows.min(FILL_ROWS) * cols))?;
+        let (all, block) = (fill.state(index), fill.state(block));
+        let (all, block) = (fill.view(all), fill.view(block));
+        for from in (0..rows).step_by(FILL_ROWS) {
+            let count = FILL_ROWS.min(rows - from);
+            let part = all.rows(from, count);
+            fill.push("fill", Add { a: part, b: block.rows(0, count), y: part })?;
+        }
     }
     let fill = executor.prepare(Arc::new(fill.finish()?))?;
     executor.run(Run { plan: fill, states: &[state], inputs: &[], params: &[], outputs: &mut [], profile: None })?;
