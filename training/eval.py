@@ -124,7 +124,7 @@ class Evaluation:
         found = video.measure(self.maker, self.judges, self.world)
         self.report.table("video_prompts", found)
         for kind, row in found.items():
-            self.report.figure(f"video_prompt_{kind}", row["value"], row["count"], None)
+            self.report.figure(f"video_prompt_{kind}", row["value"], row["count"], row["ceiling"])
 
     def drift(self, name: str):
         """Long sessions."""

@@ -46,13 +46,13 @@ class Mix:
     seeded: float = 0.10  # the context went through the network as given latents
     damaged: float = 0.2  # the context has wrong colours, or parts of another clip
     text_dropped: float = 0.10
-    instruction_dropped: float = 0.35  # of the clips without a change
+    instruction_dropped: float = 0.55  # of the clips without a change: the caption alone has to hold the world
     instruct_off: float = 0.05
     keys_dropped: float = 0.3  # of the clips with a video prompt
     color: float = 0.22  # deviation of the damage to channels
     noise_max: float = 0.2
     settled: float = 0.4  # the context has the levels that the ring holds while streaming
-    lagged: float = 0.3  # of the clips with a sibling: the context is, or is partly, the sibling's
+    lagged: float = 0.35  # of the clips with a sibling: the context is, or is partly, the sibling's
     caption_alone: float = 0.6  # of those whose caption says what differs: there is no instruction
 
 

@@ -16,7 +16,7 @@ from .world import World
 
 SMALL = os.environ.get("GAMEGEN_SMALL") == "1"
 OWN_STEPS = (1, 1, 1, 2, 2, 4)  # steps of the model's own predictions
-OWN_FRESH = 0.35  # share of predictions from real contexts; the others go on from earlier predictions
+OWN_FRESH = 0.25  # share of predictions from real contexts; the others go on from earlier predictions
 OWN_DEPTH = 12  # predictions of predictions of ... at most: beyond, the true frame says too little about them
 RESTART_STEPS = 50  # the rate rises over this many steps after a start
 SPAN = 4  # updates between two decisions

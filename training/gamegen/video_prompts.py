@@ -9,10 +9,12 @@ import torch.nn.functional as F
 CHUNK_PIXELS = 1 << 23  # pixels worked on at once: 136 frames of 320x192
 EDGE_LOW, EDGE_HIGH = 50, 120  # thresholds on |dx| + |dy| of the Sobel filters, weights 1 2 1
 EDGE_DILATIONS = 4  # how many pixels a strong edge spreads along weak ones
+EDGE_WIDTH = 3  # pixels: of the autoencoder's latents of thinner lines a third is left, of these two thirds
 BLOCK, REACH = 16, 8  # side of a block and longest step, in pixels of the half-size picture
 STEP_COST = 32  # added to a block's sum of differences for each half-size pixel of |dx| + |dy|
-MOTION_SCALE, MOTION_ZERO = 8, 128  # color of a block: zero + scale * step
-LIMB_WIDTH = 3.0  # pixels
+# Color of a block: zero + shade of its step, which grows fast where most steps are (38 log2(1 + step)).
+MOTION_ZERO, MOTION_SHADES = 128, (0, 38, 60, 76, 88, 98, 107, 114, 120)
+LIMB_WIDTH = 6.0  # pixels
 # Limbs between joints (order of world.JOINTS) and their colors; later ones lie on top.
 LIMBS = [
     (1, 12, (128, 128, 128)), (1, 6, (0, 160, 80)), (1, 7, (0, 80, 160)), (6, 8, (0, 255, 0)), (8, 10, (128, 255, 0)),
@@ -64,7 +66,7 @@ def _thin(size: torch.Tensor, gx: torch.Tensor, gy: torch.Tensor) -> torch.Tenso
     return keep
 
 
-def _canny(frames: torch.Tensor) -> torch.Tensor:
+def _edges(frames: torch.Tensor) -> torch.Tensor:
     image = _blur(grey(frames))
     across = _shifted(image, 0, 1) - _shifted(image, 0, -1)
     along = _shifted(image, 1, 0) - _shifted(image, -1, 0)
@@ -75,12 +77,18 @@ def _canny(frames: torch.Tensor) -> torch.Tensor:
     weak, edge = thin & (size >= EDGE_LOW), (thin & (size >= EDGE_HIGH)).float()
     for _ in range(EDGE_DILATIONS):
         edge = F.max_pool2d(edge[:, None], 3, 1, 1)[:, 0] * weak
-    return (edge * 255).to(torch.uint8)[..., None].expand(*edge.shape, 3)
+    return edge
+
+
+def edges(frames: torch.Tensor) -> torch.Tensor:
+    """Edges of frames u8 [N,H,W,3], one pixel wide: f32 [N,H,W], 1 or 0."""
+    return _in_chunks(_edges, frames)
 
 
 def canny(frames: torch.Tensor) -> torch.Tensor:
-    """Edges of frames u8 [N,H,W,3]: u8 [N,H,W,3], white on black."""
-    return _in_chunks(_canny, frames)
+    """Edges of frames u8 [N,H,W,3] drawn EDGE_WIDTH wide: u8 [N,H,W,3], white on black."""
+    wide = F.max_pool2d(edges(frames)[:, None], EDGE_WIDTH, 1, EDGE_WIDTH // 2)[:, 0]
+    return (wide * 255).to(torch.uint8)[..., None].expand(*wide.shape, 3)
 
 
 def _steps() -> list[tuple[int, int]]:
@@ -133,7 +141,8 @@ def motion_field(frames: torch.Tensor) -> torch.Tensor:
 
 def motion_picture(field: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Draws a motion field [...,h,w,2] in flat colors: u8 [...,H,W,3], R for dx, G for dy, B 128."""
-    color = torch.cat([field, torch.zeros_like(field[..., :1])], -1) * MOTION_SCALE + MOTION_ZERO
+    shade = torch.tensor(MOTION_SHADES, device=field.device)[field.abs()] * field.sign()
+    color = torch.cat([shade, torch.zeros_like(shade[..., :1])], -1) + MOTION_ZERO
     side = 2 * BLOCK
     rows = torch.arange(height, device=field.device) // side
     columns = torch.arange(width, device=field.device) // side

@@ -8,7 +8,8 @@ const EDGE_HIGH: i32 = 120;
 /// How many pixels a strong edge spreads along weak ones.
 const SPREAD: usize = 4;
 
-/// Edges of a picture, white on black.
+/// Edges of a picture, white on black, drawn three pixels wide: of the autoencoder's latents of thinner lines a third is
+/// left, of these two thirds.
 pub fn canny(picture: &Picture) -> Picture {
     let image = blur(&picture.grey());
     let across = image.map(|x, y| image.at(x + 1, y) - image.at(x - 1, y));
@@ -23,7 +24,9 @@ pub fn canny(picture: &Picture) -> Picture {
         let near = |x: isize, y: isize| (-1..=1).any(|j| (-1..=1).any(|i| edge.at(x + i, y + j) == 1));
         edge = edge.map(|x, y| i32::from(weak.at(x, y) == 1 && near(x, y)));
     }
-    let bytes = edge.values.iter().flat_map(|v| [if *v == 1 { 255 } else { 0 }; 3]).collect();
+    // What repeats outside of the picture is at its border, and so among the neighbours anyway.
+    let wide = edge.map(|x, y| i32::from((-1..=1).any(|j| (-1..=1).any(|i| edge.at(x + i, y + j) == 1))));
+    let bytes = wide.values.iter().flat_map(|v| [if *v == 1 { 255 } else { 0 }; 3]).collect();
     Picture { width: picture.width, height: picture.height, rgb: bytes }
 }
 

@@ -9,9 +9,9 @@ pub const BLOCK: usize = 16;
 const REACH: i32 = 8;
 /// Added to a block's sum of differences for each half-size pixel of |dx| + |dy|.
 const STEP_COST: i32 = 32;
-/// Colour of a block: zero + scale * step.
-const MOTION_SCALE: i32 = 8;
+/// Colour of a block: zero + shade of its step, which grows fast where most steps are (38 log2(1 + step)).
 const MOTION_ZERO: i32 = 128;
+const MOTION_SHADES: [i32; REACH as usize + 1] = [0, 38, 60, 76, 88, 98, 107, 114, 120];
 
 /// How far each block moved: (dx, dy) in half-size pixels, right and down positive, in rows of `width` blocks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,14 +75,19 @@ fn half(picture: &Picture) -> Plane {
     Plane::make(width.next_multiple_of(BLOCK), height.next_multiple_of(BLOCK), |x, y| small.at(x, y))
 }
 
+/// Colour of a step, which lies within the reach of the search; one from elsewhere is cut to it.
+fn shade(step: i32) -> u8 {
+    let place = step.unsigned_abs().min(REACH.unsigned_abs()) as usize;
+    (MOTION_ZERO + step.signum() * MOTION_SHADES[place]) as u8
+}
+
 /// A field in flat colours: red for dx, green for dy.
 pub fn motion_picture(field: &Field, width: usize, height: usize) -> Picture {
     let mut picture = Picture::black(width, height);
-    let color = |step: i32| (MOTION_ZERO + MOTION_SCALE * step) as u8;
     for y in 0..height {
         for x in 0..width {
             let (dx, dy) = field.steps[y / (2 * BLOCK) * field.width + x / (2 * BLOCK)];
-            picture.set(x, y, [color(dx), color(dy), MOTION_ZERO as u8]);
+            picture.set(x, y, [shade(dx), shade(dy), MOTION_ZERO as u8]);
         }
     }
     picture

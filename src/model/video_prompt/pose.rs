@@ -3,7 +3,7 @@
 use super::Picture;
 
 /// Width of a limb in pixels.
-const LIMB_WIDTH: f32 = 3.0;
+const LIMB_WIDTH: f32 = 6.0;
 
 /// Joints between which limbs are drawn, and their colours; later ones lie on top. The joints are head, neck, left and
 /// right shoulder, hand, hip, knee and foot, and the head of the horse.

@@ -31,7 +31,7 @@ def edge_error(made: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
         to_a = nearest(a)[b > 0].mean() if b.any() else FAR
         return float(to_a + to_b) / 2
 
-    edges = lambda clip: video_prompts.canny(clip[:, ::EDGE_STEP].flatten(0, 1))[..., 0].cpu().numpy()
+    edges = lambda clip: video_prompts.edges(clip[:, ::EDGE_STEP].flatten(0, 1)).cpu().numpy()
     values = [chamfer(a, b) for a, b in zip(edges(made), edges(truth))]
     return torch.tensor(values).reshape(len(made), -1).mean(1)
 
@@ -86,7 +86,10 @@ def generate(maker: Maker, entries: list[dict], frames: int, features: torch.Ten
 
 
 def measure(maker: Maker, judges: Judges, world) -> dict:
-    """Errors with and without the prompt, and their ratio (none / given), for every kind that the model takes."""
+    """Errors with and without the prompt, and their ratio (none / given), for every kind that the model takes.
+
+    `truth` is the error of the rendered clip itself once the autoencoder had it, and the ceiling the ratio to that.
+    """
     kinds = maker.model.instructnet.cfg.get("video_prompts", [])
     count, frames, rows = CLIPS[maker.cuda], FRAMES[maker.cuda], {}
     for kind in (k for k in KINDS if k in kinds):
@@ -96,11 +99,12 @@ def measure(maker: Maker, judges: Judges, world) -> dict:
         number = torch.full((count,), kinds.index(kind), device=maker.device)
         with torch.no_grad(), maker.autocast():
             features = maker.model.instructnet.video_features(maker.encode(given.picture(kind)), number)
-        errors = {}
-        for name, some in (("given", features), ("none", None)):
-            made = generate(maker, entries, frames, some)
-            errors[name] = float({"canny": lambda: edge_error(made, given.frames),
-                                  "motion_vectors": lambda: motion_error(made, given.frames),
-                                  "pose": lambda: pose_error(judges, made, given.shares())}[kind]().mean())
-        rows[kind] = {"value": errors["none"] / max(errors["given"], 1e-6), "count": count, **errors}
+        error = {"canny": lambda made: edge_error(made, given.frames),
+                 "motion_vectors": lambda made: motion_error(made, given.frames),
+                 "pose": lambda made: pose_error(judges, made, given.shares())}[kind]
+        clips = {"given": generate(maker, entries, frames, features), "none": generate(maker, entries, frames, None),
+                 "truth": maker.decode(maker.encode(given.frames), 0, frames)}
+        errors = {name: float(error(made).mean()) for name, made in clips.items()}
+        ratio = lambda name: errors["none"] / max(errors[name], 1e-6)
+        rows[kind] = {"value": ratio("given"), "count": count, "ceiling": ratio("truth"), **errors}
     return rows
