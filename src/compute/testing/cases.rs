@@ -319,6 +319,9 @@ fn attention_by_eights(all: &mut Vec<Case>) {
         (300, 131, 2, 64, 120, Groups::interleaved(2), 40.0),
         (270, 97, 1, 128, 90, Groups::ONE, 2.0),
         (3, 95, 1, 72, 0, Groups::ONE, 40.0),
+        (258, 32, 1, 72, 20, Groups::blocks(2), 40.0),
+        (17, 17, 3, 40, 0, Groups::interleaved(2), 2.0),
+        (33, 16, 2, 72, 11, Groups::ONE, 2.0),
     ];
     for (lq, lk, heads, hd, count, groups, peak) in shapes {
         let mut d = Declare::new(format!("attention by eights {lq}x{lk} {heads}x{hd} count={count} {groups:?}"));

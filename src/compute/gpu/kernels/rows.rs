@@ -9,8 +9,10 @@ use crate::vk::MatrixShape;
 
 /// Columns of a head at most.
 const HEAD_MAX: u32 = 128;
-/// Keys from which on this kernel is taken: below, a block is mostly empty.
-const KEYS_MIN: usize = 40;
+/// Keys from which on this kernel is taken: below, the shortest block is mostly empty.
+const KEYS_MIN: usize = 17;
+/// Keys of the shortest block, which holds all of them where there are no more.
+const KEYS_SHORT: u32 = 32;
 /// Queries of a sequence from which on a subgroup has two bands and loads ahead: half the reads of shared memory, half
 /// the workgroups.
 const SOME: usize = 256;
@@ -179,12 +181,13 @@ impl RowCut {
         if keys < KEYS_MIN {
             return None;
         }
-        let short = RowCut { subgroups: 4, bands: 1, keys: 64, ahead: false };
+        let all = if keys <= KEYS_SHORT as usize { KEYS_SHORT } else { 64 };
+        let short = RowCut { subgroups: 4, bands: 1, keys: all, ahead: false };
         let width = u32::try_from(columns).ok()?;
         let long = RowCut { bands: 2, keys: long_keys(width, keys, tail(matrix, layout, width)), ahead: true, ..short };
         let wanted = u32::try_from(queries.div_ceil(matrix.shape.m as usize)).unwrap_or(4).clamp(1, 4);
         let ways = (1..=wanted).rev().map(|subgroups| RowCut { subgroups, ..short });
-        let first = (queries >= SOME).then_some(long);
+        let first = (queries >= SOME && all > KEYS_SHORT).then_some(long);
         first.into_iter().chain(ways).find(|c| c.fits(matrix, layout, columns))
     }
 }
@@ -279,7 +282,8 @@ mod tests {
         assert_eq!(keys(tail, (3600, 3600), 128), Some((2, 32, 16)));
         assert_eq!(keys(tail, (240, 240), 64), Some((1, 64, 16)));
         assert_eq!(keys(tail, (240, 240), 8), Some((1, 64, 16)), "no full matrix before the last one");
-        assert_eq!(keys(tail, (26, 26), 72), None);
+        assert_eq!(keys(tail, (26, 26), 72), Some((1, 32, 8)));
+        assert_eq!(keys(tail, (16, 16), 72), None);
     }
 
     #[test]
