@@ -28,7 +28,7 @@ const USAGE: &str = "usage: kernels [--device vulkan:N] [--tier coopmat|subgroup
 
 /// Runs of which the fastest counts.
 const RUNS: usize = 10;
-/// Rows of an operand that differ; further ones repeat them. Equal rows cost less power, and so less time, than a model's.
+/// Rows of an operand that differ; further ones repeat them. Peers have random values, and equal rows might be cheaper.
 const FILL_ROWS: usize = 1024;
 /// What a launch with its barrier costs at least, for predictions.
 const LAUNCH: Duration = Duration::from_micros(3);

@@ -236,7 +236,8 @@ fn modulated(all: &mut Vec<Case>) {
 }
 
 fn head_norm(all: &mut Vec<Case>) {
-    let shapes = [(1, 1, 2), (1, 3, 4), (2, 2, 6), (5, 3, 34), (60, 4, 32), (61, 2, 48), (7, 1, 128), (9, 6, 64)];
+    let shapes =
+        [(1, 1, 2), (1, 3, 4), (2, 2, 6), (5, 3, 34), (60, 4, 32), (61, 2, 48), (7, 1, 128), (9, 6, 64), (19, 16, 72)];
     for (m, heads, hd) in shapes {
         let forms: &[usize] = if m == 1 { &[0, 1] } else { &[0, 1, m] };
         for &rope_rows in forms {

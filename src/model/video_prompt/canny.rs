@@ -8,8 +8,8 @@ const EDGE_HIGH: i32 = 120;
 /// How many pixels a strong edge spreads along weak ones.
 const SPREAD: usize = 4;
 
-/// Edges of a picture, white on black, drawn three pixels wide: of the autoencoder's latents of thinner lines a third is
-/// left, of these two thirds.
+/// Edges of a picture, white on black, drawn three pixels wide: of the autoencoder's latents of thinner lines a
+/// third is left, of these two thirds.
 pub fn canny(picture: &Picture) -> Picture {
     let image = blur(&picture.grey());
     let across = image.map(|x, y| image.at(x + 1, y) - image.at(x - 1, y));

@@ -111,17 +111,23 @@ fn film(l: &Lowering<'_>, op: &Norm, scale: &View, shift: &View, gate: &View) ->
 /// Norms of the heads of queries and of keys, whose columns follow those of the queries, at once. `None`: the kernel
 /// cannot.
 pub(super) fn two_head_norms(l: &Lowering<'_>, q: &HeadNorm, k: &HeadNorm) -> Option<Dispatch> {
-    let parts = l.matrix(&[Some(q.x), Some(k.x)])?.parts(q.x.cols / q.heads)?;
+    let team = l.matrix(&[Some(q.x), Some(k.x)])?.team(q.x.cols / q.heads)?;
     let both = View { cols: 2 * q.x.cols, ..q.x };
-    Some(head_parts(l, q, (both, 2 * q.heads), k.weight, parts))
+    Some(head_parts(l, q, (both, 2 * q.heads), k.weight, team))
 }
 
 /// Norms of the heads of `x`, with the weight of `op` for as many as it has and `rest` for those beyond.
-fn head_parts(l: &Lowering<'_>, op: &HeadNorm, (x, heads): (View, usize), rest: Tensor, parts: u32) -> Dispatch {
+fn head_parts(
+    l: &Lowering<'_>,
+    op: &HeadNorm,
+    (x, heads): (View, usize),
+    rest: Tensor,
+    (parts, team): (u32, u32),
+) -> Dispatch {
     const LOCAL: u32 = 128;
     let (rope_rows, rope_each) = rope_lines(l, op);
     Fill::new(KernelId::HeadNormParts)
-        .variant((KernelId::HeadNormParts, Spec::new(&[LOCAL, parts])))
+        .variant((KernelId::HeadNormParts, Spec::new(&[LOCAL, parts, team])))
         .address("x", l.view(&x))
         .address("weight", l.ctx.tensor(op.weight))
         .address("weight_rest", l.ctx.tensor(rest))
@@ -135,7 +141,7 @@ fn head_parts(l: &Lowering<'_>, op: &HeadNorm, (x, heads): (View, usize), rest: 
         .real("eps", op.eps)
         .word("flags", flags(&[(op.rope.is_some(), ROTATES)]))
         .word("rope_each", rope_each)
-        .over((x.rows * x.cols / 8).div_ceil(LOCAL as usize), 1)
+        .over((x.rows * heads * team as usize).div_ceil(LOCAL as usize), 1)
 }
 
 /// Rows of the rotary tables, and how many rows in turn share one.
@@ -146,8 +152,8 @@ fn rope_lines(l: &Lowering<'_>, op: &HeadNorm) -> (usize, usize) {
 pub(super) fn head_norm(l: &Lowering<'_>, op: &HeadNorm) -> Dispatch {
     let hd = op.x.cols / op.heads;
     let (rope_rows, rope_each) = rope_lines(l, op);
-    if let Some(parts) = l.matrix(&[Some(op.x)]).and_then(|matrix| matrix.parts(hd)) {
-        return head_parts(l, op, (op.x, op.heads), op.weight, parts);
+    if let Some(team) = l.matrix(&[Some(op.x)]).and_then(|matrix| matrix.team(hd)) {
+        return head_parts(l, op, (op.x, op.heads), op.weight, team);
     }
     Fill::new(KernelId::HeadNorm)
         .address("x", l.view(&op.x))

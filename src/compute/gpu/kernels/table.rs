@@ -168,7 +168,7 @@ kernels! {
         x: Address, weight: Address, cos: Address, sin: Address, rows: Word, hd: Word, x_stride: Word,
         rope_rows: Word, eps: Real, flags: Word, rope_each: Word,
     ]
-    HeadNormParts "head_norm_parts" 0 (LOCAL PARTS) [
+    HeadNormParts "head_norm_parts" 0 (LOCAL PARTS TEAM) [
         x: Address, weight: Address, weight_rest: Address, cos: Address, sin: Address, rows: Word, heads: Word,
         heads_first: Word, x_stride4: Word, rope_rows: Word, eps: Real, flags: Word, rope_each: Word,
     ]

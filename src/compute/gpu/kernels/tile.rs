@@ -147,8 +147,15 @@ impl Matrix {
 
     /// Invocations that share a head of `columns` columns, eight each; `None`: it does not fit a subgroup evenly.
     pub fn parts(&self, columns: usize) -> Option<u32> {
-        let parts = u32::try_from(columns / 8).ok()?;
-        (columns.is_multiple_of(8) && parts.is_power_of_two() && parts <= self.lanes).then_some(parts)
+        self.team(columns).and_then(|(parts, team)| (parts == team).then_some(parts))
+    }
+
+    /// The same for kernels that leave some of a team without columns: how many have some, and how many there are,
+    /// a power of two.
+    pub fn team(&self, columns: usize) -> Option<(u32, u32)> {
+        let parts = u32::try_from(columns / 8).ok().filter(|p| *p > 0)?;
+        let team = parts.next_power_of_two();
+        (columns.is_multiple_of(8) && team <= self.lanes).then_some((parts, team))
     }
 
     /// A tile by guess: the largest one that gives enough workgroups.
