@@ -31,6 +31,29 @@ pub fn missing() -> Option<String> {
     find_program(&["chromedriver"]).is_none().then(|| "chromedriver is not installed".to_string())
 }
 
+/// How often chromedriver is started: it wants one port for IPv4 and IPv6, and ends where the other is taken.
+const STARTS: usize = 5;
+
+/// A chromedriver and its port; `None` if it ended before it had one.
+fn driver() -> Option<(Child, u16)> {
+    let program = find_program(&["chromedriver"]).expect("checked by `missing`");
+    let mut driver = Command::new(program)
+        .arg("--port=0")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("chromedriver starts");
+    let out = BufReader::new(driver.stdout.take().expect("piped"));
+    let line = out.lines().map_while(Result::ok).find(|l| l.contains("started successfully on port"));
+    let port = line.and_then(|l| l.trim_end_matches('.').rsplit(' ').next()?.parse::<u16>().ok());
+    if port.is_none() {
+        // It has closed its output: it is on its way out or gone.
+        let _ = driver.kill();
+        let _ = driver.wait();
+    }
+    Some((driver, port?))
+}
+
 /// A headless browser with one window; both processes end when it is dropped.
 pub struct Browser {
     driver: Child,
@@ -44,17 +67,8 @@ pub struct Element(String);
 impl Browser {
     /// Starts chromedriver on a free port and a browser with a new profile below `folder`.
     pub fn start(folder: &Path) -> Browser {
-        let program = find_program(&["chromedriver"]).expect("checked by `missing`");
-        let mut driver = Command::new(program)
-            .arg("--port=0")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("chromedriver starts");
-        let out = BufReader::new(driver.stdout.take().expect("piped"));
-        let line = out.lines().map_while(Result::ok).find(|l| l.contains("started successfully on port"));
-        let port = line.and_then(|l| l.trim_end_matches('.').rsplit(' ').next()?.parse::<u16>().ok());
-        let client = Client::Network(SocketAddr::from(([127, 0, 0, 1], port.expect("chromedriver tells its port"))));
+        let (driver, port) = (0..STARTS).find_map(|_| driver()).expect("chromedriver tells its port");
+        let client = Client::Network(SocketAddr::from(([127, 0, 0, 1], port)));
         let binary = chromium().expect("checked by `missing`");
         let profile = format!("--user-data-dir={}", folder.join("profile").display());
         let arguments = [
