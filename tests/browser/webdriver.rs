@@ -31,7 +31,7 @@ pub fn missing() -> Option<String> {
     find_program(&["chromedriver"]).is_none().then(|| "chromedriver is not installed".to_string())
 }
 
-/// How often chromedriver is started: it wants one port for IPv4 and IPv6, and ends where the other is taken.
+/// How often chromedriver is started at most: now and then it ends without having told a port.
 const STARTS: usize = 5;
 
 /// A chromedriver and its port; `None` if it ended before it had one.
