@@ -135,6 +135,11 @@ def test_rows_of_a_batch_have_their_roles():
             layout = examples.Layout.of(batch, images)
             assert 0 <= layout.base_from < layout.base_to < layout.student_to < batch, (batch, layout)
             assert (layout.image > 0) == images
+            twice = examples.Layout.of(batch, images, 2)
+            assert twice.student_to - twice.base_to == 2 * (layout.student_to - layout.base_to), (batch, twice)
+        stills = examples.Layout.of_stills(batch)
+        assert stills.image == stills.base_to == stills.student_to == batch
+        assert stills.base_to - stills.base_from == batch // 2
 
 
 def clips_of(count: int, frames: int) -> dict:
@@ -143,6 +148,7 @@ def clips_of(count: int, frames: int) -> dict:
     flags = lambda value: torch.full((count,), value)
     return {"latents": z, "own": z, "sibling": z + 1, "has_sibling": flags(True), "lagged": flags(False),
             "captioned": torch.arange(count) % 2 == 0, "steps": flags(1.0), "depth": flags(0), "at": flags(-10**7),
+            "ground": torch.ones(count, frames + 1, dtype=torch.bool),
             "keys": torch.zeros(count, frames + 1, 6), "select": torch.zeros(count, frames + 1, dtype=torch.long),
             "caption": torch.ones(count, 3), "instruction": torch.ones(count, 2, 3), "video_kind": flags(-1)}
 
@@ -165,6 +171,30 @@ def test_a_lagging_context_has_the_words_that_mend_it():
     never = examples.make(clips | {"has_sibling": torch.zeros(count, dtype=torch.bool)}, mix,
                           examples.Layout(0, 0, 0, 0), False)
     assert not never["lagged"].any() and not never["clean"].any()
+
+
+def test_a_world_does_not_begin_in_a_jump():
+    torch.manual_seed(4)
+    count, frames = 32, 3
+    clips = clips_of(count, frames)
+    clips["ground"][::2] = False
+    mix = examples.Mix(images=False, text_start=0.5, seeded=0.0, damaged=0.0, lagged=0.0, settled=0.0)
+    e = examples.make(clips, mix, examples.Layout(0, 0, 0, 0), False)
+    start = e["has"][:, 0] == 0
+    assert start.any() and not start.all()
+    for stream in (0, frames):
+        assert (e["weight"][:, stream] == (~start | clips["ground"][:, 1]).float()).all()
+    assert e["weight"][:, 1:frames].all() and e["weight"][:, frames + 1:].all()
+
+
+def test_keys_are_released_under_a_video_prompt():
+    torch.manual_seed(5)
+    clips = clips_of(64, 2)
+    clips["keys"] += 1
+    clips["video_kind"] = torch.arange(64) % 4 - 1
+    mix = examples.Mix(images=False, text_start=0.0, keys_dropped=(1.0, 0.0, 1.0))
+    released = ~examples.make(clips, mix, examples.Layout(0, 0, 0, 0), False)["keys"].flatten(1).any(1)
+    assert (released == torch.isin(clips["video_kind"], torch.tensor([0, 2]))).all()
 
 
 def test_storage(model):

@@ -4,7 +4,7 @@ import sys
 
 import torch
 
-from gamegen import video_prompts
+from gamegen import checkpoint, data, tokenizer, video_prompts
 from gamegen.captions import ATTRIBUTES
 from gamegen.world import F_COLOR, F_PLAYER, JOINTS, S_LIGHT, S_SEED, SPLITS, UNSEEN, World
 
@@ -200,6 +200,23 @@ def test_motion():
     assert picture[0, 1, 100, 100].tolist() == [128 + 76, 128, 128]
     odd = video_prompts.motion_vectors(frames[:, :, :61, :75])
     assert odd.shape == (1, 4, 61, 75, 3)
+
+
+def test_stills_stand_on_the_ground(world):
+    torch.manual_seed(6)
+    tok, model = tokenizer.build(tokenizer.words()), checkpoint.new_model(len(tokenizer.words())).eval()
+    cfg = data.PoolConfig(8, 64, 96, 12, 0.5, 0.5, 0.5, samples=1)
+    pool = data.ClipPool(cfg, world, model.vae, tok, generator(), 7)
+    pool.fill(12)
+    assert pool.ground.any() and not pool.ground.all()
+    stills = pool.stills(40)
+    assert stills["latents"].shape == (40, 2, 64, 2, 3) and stills["keys"].shape == (40, 2, 6)
+    assert (stills["latents"][:, 0] == stills["latents"][:, 1]).all()
+    known = pool.latents.flatten(0, 1)
+    for z, ground in zip(stills["latents"][:, 0], stills["ground"][:, 0]):
+        index = int((known == z).flatten(1).all(1).nonzero()[0])
+        assert ground == pool.ground.flatten()[index]
+        assert ground or not pool.ground[index // cfg.frames].any()
 
 
 def test_pose_picture():

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 import torch
 
 from . import captions, text_data, tokenizer, video_prompts
+from .examples import ALONG
 from .instructnet import VIDEO_PROMPTS
 from .pixels import to_network
+from .world import F_AIR
 
 CAPTION_TOKENS, INSTRUCTION_TOKENS = 160, 32  # lengths that texts are padded to in training
 NO_CHANGE = -10**7  # `at` of a clip in which nothing changes
@@ -14,6 +16,7 @@ ENCODE_FRAMES = 544  # frames of 320x192 that are encoded at once on a GPU
 FREE_INSTRUCTION = 0.45  # share of changes that are told in free words
 DAMAGE_SHARE = 0.5  # share of captions with unknown and dropped words
 LEXICON_SHARE = 0.35  # share of captions in words of the lexicon
+KIND_SHARES = (0.3, 0.5, 0.2)  # of the clips with a video prompt, in the order of VIDEO_PROMPTS: motion is the hardest
 
 
 @dataclass
@@ -43,6 +46,7 @@ class ClipPool:
         dtype = torch.bfloat16 if self.cuda else torch.float32
         self.latents = torch.zeros(p, n, z, h, w, dtype=dtype, device=dev)
         self.keys = torch.zeros(p, n, 6, dtype=torch.uint8, device=dev)
+        self.ground = torch.zeros(p, n, dtype=torch.bool, device=dev)  # stands the figure on the ground
         self.at = torch.zeros(p, dtype=torch.long, device=dev)
         self.caption = torch.zeros(p, CAPTION_TOKENS, dtype=torch.long, device=dev)
         self.instruction = torch.zeros(p, 2, INSTRUCTION_TOKENS, dtype=torch.long, device=dev)
@@ -133,11 +137,13 @@ class ClipPool:
         rows = (torch.arange(count, device=dev) + self.next) % cfg.clips
         self.latents[rows] = latents.to(self.latents.dtype)
         self.keys[rows] = clip["keys"].to(torch.uint8)
+        self.ground[rows] = clip["params"][..., F_AIR] < 0.5
         self.at[rows] = clip["at"]
         self.caption[rows] = tokenizer.encode(self.tok, caps, dev, CAPTION_TOKENS)
         self.instruction[rows] = tokenizer.encode(self.tok, instructions, dev, INSTRUCTION_TOKENS).reshape(count, 2, -1)
         if self.video is not None:
-            kinds = torch.randint(0, len(VIDEO_PROMPTS), (count,), generator=self.gen, device=dev)
+            shares = torch.tensor(KIND_SHARES, device=dev)
+            kinds = torch.multinomial(shares, count, replacement=True, generator=self.gen)
             kinds[torch.rand(count, generator=self.gen, device=dev) >= cfg.p_video] = -1
             self.video_kind[rows] = kinds
             self.video[rows] = self.control(clip, kinds).to(self.video.dtype)
@@ -152,10 +158,11 @@ class ClipPool:
         self.rendered += count * cfg.frames
 
     def take(self, rows: torch.Tensor) -> dict:
-        """Whole clips by row: latents [B,n,Z,h,w], keys [B,n,6], select [B,n], caption, instruction."""
+        """Whole clips by row: latents [B,n,Z,h,w], keys [B,n,6], ground and select [B,n], caption, instruction."""
         n = self.cfg.frames
         select = (torch.arange(n, device=rows.device)[None] >= self.at[rows][:, None]).long()
         taken = {"latents": self.latents[rows].float(), "keys": self.keys[rows].float(), "select": select,
+                 "ground": self.ground[rows],
                  "at": self.at[rows], "caption": self.caption[rows], "instruction": self.instruction[rows],
                  "video_kind": self.video_kind[rows], "has_sibling": self.has_sibling[rows],
                  "captioned": self.captioned[rows]}
@@ -166,6 +173,16 @@ class ClipPool:
     def sample(self, count: int) -> dict:
         """Random clips."""
         return self.take(torch.randint(0, self.filled, (count,), device=self.latents.device))
+
+
+    def stills(self, count: int) -> dict:
+        """Random frames of as many clips, on the ground where the clip has one that is: as clips of that frame twice."""
+        dev = self.latents.device
+        rows = torch.randint(0, self.filled, (count,), device=dev)
+        frame = torch.multinomial(self.ground[rows] + 1e-3, 1).expand(-1, 2)  # [B,2]
+        clips = self.take(rows)
+        index = torch.arange(count, device=dev)[:, None]
+        return {k: v[index, frame] if k in ALONG else v for k, v in clips.items()}
 
 
 class Replay:

@@ -14,6 +14,7 @@ BASE_SIZE = 0.125  # the smallest step: two guided Euler steps are its target
 FIRST_SIZE = 1 / 16  # the same of first frames, which nothing helps but the text (sampler.FIRST_FRAME_STEPS)
 LEVEL_SHIFT = 1.5  # more weight on noisy levels
 SEED_LEVEL = 0.999
+ALONG = ("latents", "keys", "ground", "select", "video", "sibling")  # what a clip has for every frame
 
 
 @dataclass
@@ -26,8 +27,8 @@ class Layout:
     student_to: int
 
     @staticmethod
-    def of(batch: int, images: bool) -> "Layout":
-        """17.5 % images, 12.5 % of the smallest step (two fifths of them images), twice as many of longer steps.
+    def of(batch: int, images: bool, long: int = 1) -> "Layout":
+        """17.5 % images, 12.5 % of the smallest step (two fifths of them images), twice `long` as many of longer steps.
 
         Guided rows go through the model with and without words: so both kinds of step are passes of one size, and
         the compiler sees one shape less.
@@ -35,7 +36,12 @@ class Layout:
         image = max(1, round(0.175 * batch)) if images else 0
         base = max(1, round(0.125 * batch))
         base_to = image + base - (round(0.4 * base) if images else 0)
-        return Layout(image, base_to - base, base_to, base_to + 2 * base)
+        return Layout(image, base_to - base, base_to, base_to + 2 * base * long)
+
+    @staticmethod
+    def of_stills(batch: int) -> "Layout":
+        """Images alone, half of them of the smallest step: those go with and without words, as one pass of `batch`."""
+        return Layout(batch, batch - batch // 2, batch, batch)
 
 
 @dataclass
@@ -48,7 +54,7 @@ class Mix:
     text_dropped: float = 0.10
     instruction_dropped: float = 0.55  # of the clips without a change: the caption alone has to hold the world
     instruct_off: float = 0.05
-    keys_dropped: float = 0.3  # of the clips with a video prompt
+    keys_dropped: tuple = (0.3, 0.7, 0.3)  # of the clips with a video prompt of each kind
     color: float = 0.22  # deviation of the damage to channels
     noise_max: float = 0.2
     settled: float = 0.4  # the context has the levels that the ring holds while streaming
@@ -56,7 +62,7 @@ class Mix:
     caption_alone: float = 0.6  # of those whose caption says what differs: there is no instruction
 
 
-INSTRUCTNET_MIX = Mix(images=False, text_start=0.15, instruct_off=0.0, keys_dropped=0.5)
+INSTRUCTNET_MIX = Mix(images=False, text_start=0.15, instruct_off=0.0, keys_dropped=(0.5, 0.8, 0.5))
 # What the model predicts from while its own contexts are made: a ring as in streaming, nothing left out.
 PREDICTION_MIX = Mix(images=False, text_start=0.0, seeded=0.0, damaged=0.0, text_dropped=0.0, instruct_off=0.0,
                      settled=1.0, lagged=0.2)
@@ -146,12 +152,11 @@ def context_levels(imitated: torch.Tensor, seed: torch.Tensor, steps: torch.Tens
 
 def window(clips: dict, offset: int, frames: int) -> dict:
     """`frames` frames of whole clips from `offset` on."""
-    along = ("latents", "keys", "select", "video", "sibling")
-    return {k: v[:, offset:offset + frames] if k in along else v for k, v in clips.items()}
+    return {k: v[:, offset:offset + frames] if k in ALONG else v for k, v in clips.items()}
 
 
 def make(clips: dict, mix: Mix, layout: Layout, frozen: bool) -> dict:
-    """clips: latents, own [B,T+1,Z,h,w] (equal for real clips), steps, depth [B] (0: real), keys, select, texts;
+    """clips: latents, own [B,T+1,Z,h,w] (equal for real clips), steps, depth [B] (0: real), keys, ground, select, texts;
     sibling [B,T+1,Z,h,w] with has_sibling and captioned [B]; lagged [B]: is the own context made of a lagging one.
 
     Returns the inputs of one pass over 2T frames and what the loss needs. `frozen`: the InstructNet phase, in which
@@ -189,13 +194,16 @@ def make(clips: dict, mix: Mix, layout: Layout, frozen: bool) -> dict:
     alone = torch.eye(2 * frames, dtype=torch.bool, device=dev)[None]
     keys, select = clips["keys"], clips["select"]
     video_kind = clips["video_kind"]
-    silent = (chance(mix.keys_dropped) & (video_kind >= 0)).view(b, 1, 1)
+    dropped = torch.tensor(mix.keys_dropped, device=dev)[video_kind.clamp(min=0)]
+    silent = (chance(dropped) & (video_kind >= 0)).view(b, 1, 1)
     keys = torch.where(silent, torch.zeros_like(keys), keys)
     event = clips["at"] > -10**6
     previous_keys = keys[:, :-1].repeat(1, 2, 1) * has[:, :, None]
     weight = torch.ones(b, 2 * frames, device=dev)
     weight[:, :frames] *= (~(imitated | seed)).float()[:, None]
     weight[:, frames:] *= (OWN_DISCOUNT ** (clips["depth"] - 1).clamp(min=0).float())[:, None]
+    # A world does not begin in the middle of a jump.
+    weight *= ((has > 0) | clips["ground"][:, 1:].repeat(1, 2)).float()
     video = clips.get("video")
     # The words have to say what the context does not show: where the caption does, mostly it alone, as in a session
     # that nobody instructs.

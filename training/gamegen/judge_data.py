@@ -10,10 +10,10 @@ import torch.nn.functional as F
 
 from .captions import CHARACTERS
 from .judges import HEIGHT, KEYS, WIDTH, WINDOW, small
-from .world import F_YAW
+from .world import F_AIR, F_YAW
 
 # Places in the parameters of a frame (world/layout.h), and the simulator's speeds (world/sim.h).
-F_CHARACTER, F_X, F_Z, F_SPEED, F_AIR = 31, 34, 36, 39, 40
+F_CHARACTER, F_X, F_Z, F_SPEED = 31, 34, 36, 39
 FRAME_SECONDS = 1 / 24
 WALK, BACK, TURN, RUN = 4.2, 3.8, 1.45, 2.2  # units a second, radians a second, times
 RIDER_FASTER = 1.5

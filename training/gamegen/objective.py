@@ -77,8 +77,7 @@ class Objective:
     def set_goals(self, e: dict, texts: tuple, layout: examples.Layout):
         """Replaces the goals of the rows that learn steps."""
         frames = e["x"].shape[1] // 2
-        base, student = slice(layout.base_from, layout.base_to), slice(layout.base_to, layout.student_to)
-        count = layout.base_to - layout.base_from
+        base, count = slice(layout.base_from, layout.base_to), layout.base_to - layout.base_from
         size = torch.full((count,), examples.BASE_SIZE, device=self.dev)
         size = torch.where(e["image"][base], torch.full_like(size, examples.FIRST_SIZE), size)
         examples.set_shortcut(e, base, size, frames)
@@ -99,11 +98,13 @@ class Objective:
             return silent + weight * (said - silent)
 
         e["goal"][base, frames:] = self.two_steps(self.rows(e, base), size, torch.zeros_like(size), guided)
-        size = examples.student_sizes(layout.student_to - layout.base_to, self.dev)
-        examples.set_shortcut(e, student, size, frames)
-        own = tuple(v[student] for v in texts)
-        e["goal"][student, frames:] = self.two_steps(self.rows(e, student), size, size / 2,
-                                                     lambda part: self.velocity(part, own))
+        for begin in range(layout.base_to, layout.student_to, 2 * count):
+            student = slice(begin, begin + 2 * count)
+            size = examples.student_sizes(2 * count, self.dev)
+            examples.set_shortcut(e, student, size, frames)
+            own = tuple(v[student] for v in texts)
+            e["goal"][student, frames:] = self.two_steps(self.rows(e, student), size, size / 2,
+                                                         lambda part: self.velocity(part, own))
 
     def predict(self, e: dict, steps: int) -> torch.Tensor:
         """The target frames [B,T,Z,h,w] as the sampler would make them from the contexts of `e`, in `steps` steps.

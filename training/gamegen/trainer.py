@@ -20,6 +20,8 @@ OWN_FRESH = 0.25  # share of predictions from real contexts; the others go on fr
 OWN_DEPTH = 12  # predictions of predictions of ... at most: beyond, the true frame says too little about them
 RESTART_STEPS = 50  # the rate rises over this many steps after a start
 SPAN = 4  # updates between two decisions
+FROZEN_LONG = 2  # times as many rows learn long steps once the foundation is frozen
+STILL = "still."  # prefix of what belongs to the first frames of a step
 
 
 def arguments(description: str) -> argparse.ArgumentParser:
@@ -33,6 +35,8 @@ def arguments(description: str) -> argparse.ArgumentParser:
     p.add_argument("--from-fraction", type=float, default=0.0, help="part of the whole plan that was done before")
     p.add_argument("--to-fraction", type=float, default=1.0, help="part of the whole plan that is done afterwards")
     p.add_argument("--batch", type=int, default=8 if SMALL else 40, help="clips a step (each is two streams)")
+    p.add_argument("--stills", type=int, default=8 if SMALL else 128, help="first frames a step, each of another clip; "
+                   "0: some clips of the batch are first frames instead (as in the second size)")
     p.add_argument("--frames", type=int, default=4 if SMALL else 16, help="frames of a stream")
     p.add_argument("--clip-frames", type=int, default=7 if SMALL else 25)
     p.add_argument("--pool", type=int, default=16 if SMALL else 6144, help="clips kept")
@@ -118,11 +122,16 @@ def device_setup() -> torch.device:
 class Footage:
     """Clips of one size with the model's predictions beside them."""
 
-    def __init__(self, size: str, batch: int, clips: int, start: int, replay: int):
+    def __init__(self, size: str, batch: int, stills: int, clips: int, start: int, replay: int):
         self.width, self.height = map(int, size.split("x"))
-        self.batch, self.clips, self.start = batch, clips, start
+        self.batch, self.stills, self.clips, self.start = batch, stills, clips, start
         self.replay, self.pool = data.Replay(replay), None
         self.layout = None
+
+    def arrange(self, images: bool, long: int):
+        """Lays the rows of a batch out, see examples.Layout."""
+        self.stills = self.stills if images else 0
+        self.layout = examples.Layout.of(self.batch, images and not self.stills, long)
 
     @property
     def tokens(self) -> int:
@@ -165,8 +174,8 @@ class Trainer:
         self.objective = objective.Objective(self.model, self.tok, args, self.dev)
         self.frozen_at = None  # fraction of the plan at which the foundation was frozen
         self.footage = [
-            Footage(args.size, args.batch, args.pool, args.pool_start, args.replay),
-            Footage(args.large, max(5, round(0.3 * args.batch)), max(8, args.pool // 5), max(8, args.pool_start // 5),
+            Footage(args.size, args.batch, args.stills, args.pool, args.pool_start, args.replay),
+            Footage(args.large, max(5, round(0.3 * args.batch)), 0, max(8, args.pool // 5), max(8, args.pool_start // 5),
                     max(8, args.replay // 4)),
         ]
         self.gen = torch.Generator(self.dev).manual_seed(seed)
@@ -233,7 +242,7 @@ class Trainer:
     def open_pool(self, f: Footage):
         """Makes the pool of a size and its first clips."""
         args = self.args
-        f.layout = examples.Layout.of(f.batch, self.mix.images)
+        f.arrange(self.mix.images, 1)
         cfg = data.PoolConfig(args.clip_frames, f.height, f.width, f.clips, self.p_event, args.p_video, args.p_sibling)
         f.pool = data.ClipPool(cfg, World(self.dev), self.model.vae, self.tok, self.gen, self.rng.randrange(1 << 30))
         begin = time.time()
@@ -267,17 +276,31 @@ class Trainer:
         return {k: torch.cat([real[k], other[k].to(real[k].dtype)])[order] for k in real}
 
     def example(self, f: Footage) -> dict:
-        """A fresh batch."""
-        return examples.make(self.batch(f), self.mix, f.layout, self.frozen)
+        """A fresh batch, and first frames under names that begin with STILL."""
+        e = examples.make(self.batch(f), self.mix, f.layout, self.frozen)
+        if not f.stills:
+            return e
+        clips = f.pool.stills(f.stills)
+        whole = torch.zeros(f.stills, dtype=torch.long, device=self.dev)
+        clips |= {"own": clips["latents"], "depth": whole, "lagged": whole > 0, "steps": whole + 1}
+        stills = examples.make(clips, self.mix, examples.Layout.of_stills(f.stills), self.frozen)
+        return e | {STILL + name: value for name, value in stills.items()}
 
-    def passes(self, e: dict, layout: examples.Layout) -> tuple[torch.Tensor, torch.Tensor]:
-        """Forward and backward: the loss, and the error [B,2T] of every frame. Parameters get their gradients."""
-        error = self.objective.error(e, layout)
-        loss = (error * e["weight"]).sum() / e["weight"].sum()
+    def passes(self, e: dict, f: Footage) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Forward and backward: the loss, the error [B,2T] of every frame, and [S,2] of first frames. Parameters get
+        their gradients."""
+        stills = {k.removeprefix(STILL): v for k, v in e.items() if k.startswith(STILL)}
+        e = {k: v for k, v in e.items() if not k.startswith(STILL)}
+        error = first = self.objective.error(e, f.layout)
+        total, weight = (error * e["weight"]).sum(), e["weight"].sum()
+        if stills:
+            first = self.objective.error(stills, examples.Layout.of_stills(f.stills))
+            total, weight = total + (first * stills["weight"]).sum(), weight + stills["weight"].sum()
+        loss = total / weight
         loss.backward()
-        return loss.detach(), error.detach()
+        return loss.detach(), error.detach(), first.detach()
 
-    def note(self, error: torch.Tensor, e: dict, f: Footage):
+    def note(self, error: torch.Tensor, first: torch.Tensor, e: dict, f: Footage):
         """Running means of the loss by kind of example."""
         t, layout = self.args.frames, f.layout
         row = torch.arange(f.batch, device=self.dev)
@@ -290,6 +313,8 @@ class Trainer:
                  "real": (error[:, t:], (plain & ~e["own"] & ~e["image"])[:, None]),
                  "own": (error[:, t:], (e["own"] & plain)[:, None]),
                  "image": (error[:, t:], (e["image"] & ~base)[:, None])}
+        if f.stills:
+            kinds["image"] = (first[:f.stills - f.stills // 2, 1:], torch.ones(1, 1, device=self.dev))
         for name, (value, mask) in kinds.items():
             mask = mask.expand_as(value).float()
             total = mask.sum()
@@ -333,8 +358,8 @@ class Trainer:
             optimizer.zero_grad(set_to_none=True)
         e = self.example(f)
         learning = [p for part in self.parts().values() for p in part.parameters() if p.requires_grad]
-        loss, error = self.recorder.run(("step", f.width, f.height), lambda batch: self.passes(batch, f.layout), e, learning)
-        self.note(error, e, f)
+        loss, error, first = self.recorder.run(("step", f.width, f.height), lambda batch: self.passes(batch, f), e, learning)
+        self.note(error, first, e, f)
         self.parallel.mean_gradients(self.trained)
         norm = torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
         for optimizer in self.optimizers:
@@ -362,7 +387,7 @@ class Trainer:
         self.mix = examples.INSTRUCTNET_MIX
         self.objective.guidance = self.args.frozen_guidance
         for f in self.footage:
-            f.layout = examples.Layout.of(f.batch, self.mix.images)
+            f.arrange(self.mix.images, FROZEN_LONG)
         self.losses = {}
         self.recorder.forget()
         self.log(f"foundation frozen at fraction {self.fraction:.3f}, step {self.steps}")
@@ -374,15 +399,15 @@ class Trainer:
         blocks = [*self.model.dit.transformer_blocks, *self.model.instructnet.blocks.values()]
         begin = time.time()
         try:
-            torch._dynamo.config.recompile_limit = 64
+            torch._dynamo.config.recompile_limit = 128
             torch.manual_seed(7)
             state = self.rng.getstate()
-            eager = self.passes(self.example(f), f.layout)[0].item()
+            eager = self.passes(self.example(f), f)[0].item()
             for block in blocks:
                 block.compile(dynamic=False)
             torch.manual_seed(7)
             self.rng.setstate(state)
-            fast = self.passes(self.example(f), f.layout)[0].item()
+            fast = self.passes(self.example(f), f)[0].item()
             if not abs(fast / eager - 1) <= 0.02:  # also where one is not a number
                 raise RuntimeError(f"loss {fast} compiled, {eager} eager")
             self.log(f"blocks compiled in {time.time() - begin:.1f}s; loss {fast:.4f}, eager {eager:.4f}")

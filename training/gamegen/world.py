@@ -18,7 +18,7 @@ S_YAW, S_PHASE, S_TIME, S_LIGHT, S_WEATHER, S_EFFECT, S_TARGET, S_BIOME = 4, 7, 
 S_CHARACTER, S_COLOR, S_VIEW, S_SEED, S_SUN = 26, 27, 28, 29, 30
 # Places in the parameters of a frame.
 F_YAW, F_CROP_X, F_CROP_Y, F_FULL_W, F_FULL_H = 3, 45, 46, 47, 48
-F_COLOR, F_PLAYER = 32, 34  # F_PLAYER: x, y, z
+F_COLOR, F_PLAYER, F_AIR = 32, 34, 40  # F_PLAYER: x, y, z; F_AIR: 1 in a jump
 WARM_FRAMES = 52  # simulated before a clip begins, so that it starts in motion
 CHANGE_FRAMES = 28  # a change of the environment may begin this long before a clip
 RENDER_CHUNK = 32768  # frames a launch (limit of the grid's third axis: 65535)
@@ -42,7 +42,7 @@ REDRAWS = 20  # a row stays forbidden with chance 0.33 ** 20
 PLAIN, FIRST_PERSON = 0.2, 0.45  # shares of clips made to have no effect, and in first person
 JOINTS = ["head", "neck", "left shoulder", "right shoulder", "left hand", "right hand", "left hip", "right hip",
           "left knee", "right knee", "left foot", "right foot", "horse"]
-KEY_CHANGE, JUMP = 0.07, 0.035  # chances a frame
+KEY_CHANGE, JUMP = 0.07, 0.012  # chances a frame; a jump lasts 20 frames
 ENVIRONMENT = (1, 2, 3)  # columns of ATTRIBUTES that an instruction changes: light, weather, effect
 SIBLING = (*ENVIRONMENT, 4, 5)  # and those in which a sibling may differ: also character and its colour
 JUMP_FRAMES = 3  # a jump key is held this long
