@@ -35,7 +35,7 @@ def arguments(description: str) -> argparse.ArgumentParser:
     p.add_argument("--from-fraction", type=float, default=0.0, help="part of the whole plan that was done before")
     p.add_argument("--to-fraction", type=float, default=1.0, help="part of the whole plan that is done afterwards")
     p.add_argument("--batch", type=int, default=8 if SMALL else 40, help="clips a step (each is two streams)")
-    p.add_argument("--stills", type=int, default=8 if SMALL else 128, help="first frames a step, each of another clip; "
+    p.add_argument("--stills", type=int, default=8 if SMALL else 192, help="first frames a step, each of another clip; "
                    "0: some clips of the batch are first frames instead (as in the second size)")
     p.add_argument("--frames", type=int, default=4 if SMALL else 16, help="frames of a stream")
     p.add_argument("--clip-frames", type=int, default=7 if SMALL else 25)
